@@ -1,0 +1,352 @@
+// Package issuer is the front that makes clusters into OIDC issuers: it
+// publishes, public and unauthenticated, the discovery document and the key
+// set that each cluster's API server serves to those with credentials.
+//
+// The issuer of a cluster is a fixed URL below the front's own; the Host header
+// of a request has no say in it. Documents are kept for as long as the API
+// server allows and served on, stale, while it is down; [Front.Ready] tells.
+package issuer
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// The media types of the two documents: OpenID Connect Discovery 1.0 section
+// 4.2 and RFC 7517 section 8.5.2.
+const (
+	discoveryType = "application/json"
+	keySetType    = "application/jwk-set+json"
+)
+
+const (
+	discoveryPath = "/.well-known/openid-configuration"
+	keySetPath    = "/openid/v1/jwks"
+)
+
+const (
+	fetchTimeout  = 3 * time.Second
+	retryInterval = 500 * time.Millisecond // between attempts while a cluster does not answer
+	maxFreshness  = time.Minute            // whatever the API server allows
+)
+
+// Source is where a cluster's documents come from: its API server.
+type Source interface {
+	// Discovery and JWKS return the document as served and for how long the
+	// server allows it to be cached (Cache-Control max-age).
+	Discovery(ctx context.Context) (body []byte, maxAge time.Duration, err error)
+	JWKS(ctx context.Context) (body []byte, maxAge time.Duration, err error)
+}
+
+// Front serves the documents of any number of clusters. Make one with New.
+type Front struct {
+	origin string
+	now    func() time.Time
+	mux    *http.ServeMux
+
+	mu       sync.RWMutex
+	clusters map[string]*cluster
+}
+
+type cluster struct {
+	discovery, keys *document
+}
+
+// New returns a front that is reached at origin, such as
+// "https://127.0.0.1:8443". It serves no cluster yet and does no I/O.
+// A nil now means time.Now.
+func New(origin string, now func() time.Time) *Front {
+	if now == nil {
+		now = time.Now
+	}
+	f := &Front{origin: origin, now: now, mux: http.NewServeMux(), clusters: map[string]*cluster{}}
+	f.mux.HandleFunc("/c/{cluster}"+discoveryPath, f.document(func(c *cluster) *document { return c.discovery }))
+	f.mux.HandleFunc("/c/{cluster}"+keySetPath, f.document(func(c *cluster) *document { return c.keys }))
+	f.mux.HandleFunc("/livez", f.live)
+	f.mux.HandleFunc("/readyz", f.ready)
+	f.mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+		writeError(w, http.StatusNotFound, "not_found", "this front serves /c/<cluster>"+discoveryPath+" and /c/<cluster>"+keySetPath)
+	})
+	return f
+}
+
+// IssuerURL returns the issuer of the cluster with the given id: the iss claim of its tokens.
+func (f *Front) IssuerURL(id string) string { return f.origin + "/c/" + id }
+
+// KeySetURL returns the jwks_uri of the cluster with the given id.
+func (f *Front) KeySetURL(id string) string { return f.IssuerURL(id) + keySetPath }
+
+// Publish serves the documents of source as the cluster with the given id.
+func (f *Front) Publish(id string, source Source) {
+	c := &cluster{
+		discovery: &document{
+			contentType: discoveryType, now: f.now, fetch: source.Discovery,
+			vet: func(body []byte) error { return vetDiscovery(body, f.IssuerURL(id), f.KeySetURL(id)) },
+		},
+		keys: &document{contentType: keySetType, now: f.now, fetch: source.JWKS, vet: vetKeySet},
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.clusters[id] = c
+}
+
+// Ready returns nil if the documents of every cluster are fresh or can be
+// fetched now, and otherwise an error that names each that cannot.
+func (f *Front) Ready(ctx context.Context) error {
+	f.mu.RLock()
+	clusters := maps.Clone(f.clusters)
+	f.mu.RUnlock()
+	if len(clusters) == 0 {
+		return errors.New("no cluster is published yet")
+	}
+	var problems []error
+	for _, id := range slices.Sorted(maps.Keys(clusters)) {
+		c := clusters[id]
+		for _, d := range []*document{c.discovery, c.keys} {
+			if _, err := d.get(ctx); err != nil {
+				problems = append(problems, fmt.Errorf("cluster %s: %w", id, err))
+				break
+			}
+		}
+	}
+	return errors.Join(problems...)
+}
+
+// Refresh fetches the key set of the cluster again, however fresh it is.
+func (f *Front) Refresh(ctx context.Context, id string) error {
+	f.mu.RLock()
+	c := f.clusters[id]
+	f.mu.RUnlock()
+	if c == nil {
+		return fmt.Errorf("issuer: no cluster %q", id)
+	}
+	c.keys.expire()
+	_, err := c.keys.get(ctx)
+	return err
+}
+
+// ServeHTTP answers the two documents of each cluster, /livez and /readyz.
+func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		writeError(w, http.StatusMethodNotAllowed, "method_not_allowed", "only GET and HEAD are answered")
+		return
+	}
+	// ServeMux would redirect unclean paths; an issuer never redirects.
+	if path.Clean(r.URL.Path) != r.URL.Path {
+		writeError(w, http.StatusNotFound, "not_found", "no such path")
+		return
+	}
+	f.mux.ServeHTTP(w, r)
+}
+
+func (f *Front) document(pick func(*cluster) *document) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		f.mu.RLock()
+		c := f.clusters[r.PathValue("cluster")]
+		f.mu.RUnlock()
+		if c == nil {
+			writeError(w, http.StatusNotFound, "unknown_cluster", "no cluster of this name is published here")
+			return
+		}
+		pick(c).serve(w, r)
+	}
+}
+
+func (f *Front) live(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, _ = fmt.Fprintln(w, "ok")
+}
+
+func (f *Front) ready(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	if err := f.Ready(r.Context()); err != nil {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		_, _ = fmt.Fprintln(w, err)
+		return
+	}
+	_, _ = fmt.Fprintln(w, "ok")
+}
+
+// document is one document of one cluster, cached.
+type document struct {
+	contentType string
+	now         func() time.Time
+	fetch       func(context.Context) ([]byte, time.Duration, error)
+	vet         func([]byte) error
+
+	fetching sync.Mutex // held by the one caller that fetches
+
+	mu      sync.Mutex
+	body    []byte
+	etag    string
+	fetched time.Time
+	fresh   time.Time // until when body may be served without asking
+	tried   time.Time // the last attempt that failed
+	err     error     // of that attempt; nil after a success
+}
+
+// version is a document as it stood at one moment.
+type version struct {
+	body []byte
+	etag string
+	age  time.Duration // since it was fetched
+	left time.Duration // for which it stays fresh; 0 if it is stale
+}
+
+// get returns the document. If it cannot be fetched, it returns the last good
+// version, if there is one, together with the error.
+func (d *document) get(ctx context.Context) (version, error) {
+	if v, err, settled := d.cached(); settled {
+		return v, err
+	}
+	d.fetching.Lock()
+	defer d.fetching.Unlock()
+	if v, err, settled := d.cached(); settled { // another caller fetched meanwhile
+		return v, err
+	}
+	// One reader that goes away must not spoil the fetch for those who wait.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchTimeout)
+	defer cancel()
+	body, maxAge, err := d.fetch(ctx)
+	if err == nil {
+		err = d.vet(body)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now := d.now()
+	if err != nil {
+		d.tried, d.err = now, err
+		return d.version(now), err
+	}
+	sum := sha256.Sum256(body)
+	d.body, d.etag = body, `"`+hex.EncodeToString(sum[:16])+`"`
+	d.fetched, d.fresh, d.err = now, now.Add(min(maxAge, maxFreshness)), nil
+	return d.version(now), nil
+}
+
+// cached returns what is known without a fetch, and whether that is enough.
+func (d *document) cached() (v version, err error, settled bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now := d.now()
+	switch {
+	case d.body != nil && now.Before(d.fresh):
+		return d.version(now), nil, true
+	case d.err != nil && now.Before(d.tried.Add(retryInterval)):
+		return d.version(now), d.err, true
+	}
+	return version{}, nil, false
+}
+
+func (d *document) version(now time.Time) version {
+	return version{body: d.body, etag: d.etag, age: now.Sub(d.fetched), left: max(0, d.fresh.Sub(now))}
+}
+
+func (d *document) expire() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.fresh, d.err = time.Time{}, nil
+}
+
+func (d *document) serve(w http.ResponseWriter, r *http.Request) {
+	v, err := d.get(r.Context())
+	if v.body == nil {
+		w.Header().Set("Retry-After", "1")
+		writeError(w, http.StatusServiceUnavailable, "cluster_unavailable", "the cluster's API server does not answer and nothing is cached yet")
+		return
+	}
+	header := w.Header()
+	header.Set("Content-Type", d.contentType)
+	header.Set("Cache-Control", "public, max-age="+strconv.Itoa(int(v.left.Seconds()+0.999)))
+	header.Set("ETag", v.etag)
+	if err != nil { // stale: RFC 9111 section 5.1
+		header.Set("Age", strconv.Itoa(int(v.age.Seconds())))
+	}
+	if matches(r.Header.Get("If-None-Match"), v.etag) {
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
+	header.Set("Content-Length", strconv.Itoa(len(v.body)))
+	if r.Method == http.MethodGet {
+		_, _ = w.Write(v.body)
+	}
+}
+
+// matches is the weak comparison of If-None-Match, RFC 9110 section 13.1.2.
+func matches(header, etag string) bool {
+	for candidate := range strings.SplitSeq(header, ",") {
+		candidate = strings.TrimPrefix(strings.TrimSpace(candidate), "W/")
+		if candidate == "*" || candidate == etag {
+			return true
+		}
+	}
+	return false
+}
+
+// vetDiscovery refuses a document that speaks for another issuer: a cluster
+// that was started with other flags than the lab thinks.
+func vetDiscovery(body []byte, issuer, keySetURL string) error {
+	var document struct {
+		Issuer  string `json:"issuer"`
+		JWKSURI string `json:"jwks_uri"`
+	}
+	if err := json.Unmarshal(body, &document); err != nil {
+		return fmt.Errorf("discovery document: %w", err)
+	}
+	if document.Issuer != issuer {
+		return fmt.Errorf("discovery document: issuer is %q, not %q", document.Issuer, issuer)
+	}
+	if document.JWKSURI != keySetURL {
+		return fmt.Errorf("discovery document: jwks_uri is %q, not %q", document.JWKSURI, keySetURL)
+	}
+	return nil
+}
+
+// vetKeySet refuses anything but RSA and EC public keys: a set with a private
+// or symmetric part (RFC 7518 section 6) must not be published, not even once.
+func vetKeySet(body []byte) error {
+	var set struct {
+		Keys []map[string]json.RawMessage `json:"keys"`
+	}
+	if err := json.Unmarshal(body, &set); err != nil {
+		return fmt.Errorf("key set: %w", err)
+	}
+	if len(set.Keys) == 0 {
+		return errors.New("key set: it has no keys")
+	}
+	for i, key := range set.Keys {
+		var kty string
+		if err := json.Unmarshal(key["kty"], &kty); err != nil || (kty != "RSA" && kty != "EC") {
+			return fmt.Errorf("key set: key %d is neither RSA nor EC", i)
+		}
+		for name := range key {
+			switch strings.ToLower(name) {
+			case "d", "p", "q", "dp", "dq", "qi", "oth", "k":
+				return fmt.Errorf("key set: key %d has the private member %q: it is not published", i, name)
+			}
+		}
+	}
+	return nil
+}
+
+func writeError(w http.ResponseWriter, status int, code, description string) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(map[string]string{"error": code, "error_description": description})
+}
