@@ -73,8 +73,9 @@ const (
 type Refusal struct {
 	Check  Check
 	Reason Reason
+	Claim  string // the claim or header parameter at fault, "" if it is no single one
 	Want   string
-	Got    string
+	Got    string // of checks on times: the claim in RFC 3339
 	Hint   string // what a person would look at next
 	Err    error  // the cause, for instance of a failed key fetch
 }
@@ -89,6 +90,7 @@ type Profile struct {
 	MaxTokenBytes    int
 	MaxHeaderBytes   int           // of the decoded header
 	MaxAge           time.Duration // now - iat; 0 means any
+	StringTimes      bool          // exp, nbf and iat may be strings of digits
 	RefuseKeyHeaders bool          // refuse jwk, jku, x5u, x5c in the header, not merely ignore them
 	AllowDuplicates  bool          // the last of two claims of the same name wins; otherwise refused
 	AuthorizedParty  bool          // AWS: if there is an azp claim, it is the audience
@@ -177,7 +179,7 @@ type Result struct {
 // Verdict is what the core decided, and how it came to that.
 type Verdict struct {
 	Journey string   // see trace.JourneyOf
-	Results []Result // one for each check, in order
+	Results []Result // one for each check that was asked for, in order
 	Claims  *Claims  // nil if refused
 	Refusal *Refusal // nil if accepted
 }

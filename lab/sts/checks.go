@@ -1,0 +1,458 @@
+package sts
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/oidclab/oidclab/lab/trace"
+)
+
+// attempt is one token on its way through the checks. Each check reads what
+// earlier ones established and adds to it.
+type attempt struct {
+	core    *Core
+	request Request
+	journey string
+
+	header    document
+	payload   document
+	signed    string // the JWS signing input, RFC 7515 section 2
+	signature []byte
+
+	alg    string
+	kid    string
+	claims Claims
+	issuer *registeredIssuer
+	key    publicKey
+	trust  []Statement // of the role, those that are still met
+}
+
+// finding is what a passed check wanted and found.
+type finding struct{ want, got, detail string }
+
+// step is one check: it either finds or refuses.
+type step struct {
+	check Check
+	run   func(context.Context, *attempt) (finding, *Refusal)
+}
+
+// exchange are all checks in order; the first verified of them judge the token alone.
+var exchange = [...]step{
+	{CheckSize, checkSize},
+	{CheckShape, checkShape},
+	{CheckHeader, checkHeader},
+	{CheckAlgorithm, checkAlgorithm},
+	{CheckClaims, checkClaims},
+	{CheckIssuer, checkIssuer},
+	{CheckKeys, checkKeys},
+	{CheckSignature, checkSignature},
+	{CheckTimes, checkTimes},
+	{CheckAudience, checkAudience},
+	{CheckRole, checkRole},
+	{CheckSubject, checkSubject},
+	{CheckConditions, checkConditions},
+}
+
+const verified = 10
+
+func checkSize(_ context.Context, a *attempt) (finding, *Refusal) {
+	p := &a.core.cfg.Profile
+	if n := len(a.request.Token); n > p.MaxTokenBytes {
+		return finding{}, &Refusal{Reason: TokenTooLarge, Want: fmt.Sprintf("a token of at most %d bytes", p.MaxTokenBytes), Got: fmt.Sprintf("%d bytes", n),
+			Hint: "look for what makes the token large with oidclab token inspect"}
+	}
+	header := strings.IndexByte(a.request.Token, '.')
+	if n := base64.RawURLEncoding.DecodedLen(max(header, 0)); n > p.MaxHeaderBytes {
+		return finding{}, &Refusal{Reason: TokenTooLarge, Want: fmt.Sprintf("a header of at most %d bytes", p.MaxHeaderBytes), Got: fmt.Sprintf("%d bytes", n),
+			Hint: "look for what makes the header large with oidclab token inspect"}
+	}
+	return finding{want: "at most " + strconv.Itoa(p.MaxTokenBytes) + " bytes", got: strconv.Itoa(len(a.request.Token)) + " bytes"}, nil
+}
+
+func checkShape(_ context.Context, a *attempt) (finding, *Refusal) {
+	const want = "three base64url parts, of which two are JSON objects"
+	malformed := func(got, hint string) (finding, *Refusal) {
+		return finding{}, &Refusal{Reason: TokenMalformed, Want: want, Got: got, Hint: hint}
+	}
+	token := a.request.Token
+	if token == "" {
+		return finding{}, &Refusal{Reason: TokenMissing, Want: "a token", Got: "none", Hint: "check that the token file exists and is not empty"}
+	}
+	dots := 0
+	for i := range len(token) {
+		switch c := token[i]; {
+		case c == '.':
+			dots++
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '_':
+		case c == '\n' || c == '\r' || c == ' ' || c == '\t':
+			return malformed("white space at byte "+strconv.Itoa(i), "trim the token: kubectl create token ends its output with a newline")
+		default:
+			return malformed("a byte outside the base64url alphabet at "+strconv.Itoa(i), "send the compact serialization, RFC 7515 section 7.1")
+		}
+	}
+	if dots != 2 {
+		return malformed(strconv.Itoa(dots+1)+" parts", "send a signed token in compact serialization; five parts would be an encrypted one")
+	}
+	end := strings.LastIndexByte(token, '.')
+	header, payload, _ := strings.Cut(token[:end], ".")
+	a.signed = token[:end]
+	var err error
+	if a.signature, err = decodePart(token[end+1:]); err != nil {
+		return malformed("a signature that is not canonical base64url", "")
+	}
+	if a.header, err = decodeObjectPart(header); err != nil {
+		return malformed("a header that is "+err.Error(), "")
+	}
+	if a.payload, err = decodeObjectPart(payload); err != nil {
+		return malformed("a payload that is "+err.Error(), "")
+	}
+	return finding{want: want, got: "three"}, nil
+}
+
+// decodePart decodes base64url without padding. Strict refuses bits that do
+// not count, so that one token has one spelling.
+func decodePart(part string) ([]byte, error) {
+	return base64.RawURLEncoding.Strict().DecodeString(part)
+}
+
+func decodeObjectPart(part string) (document, error) {
+	data, err := decodePart(part)
+	if err != nil {
+		return document{}, fmt.Errorf("not canonical base64url")
+	}
+	return decodeObject(data)
+}
+
+// headerParameters are those of RFC 7515 section 4.1 and RFC 7797.
+func headerParameters() []string {
+	return []string{"alg", "jku", "jwk", "kid", "x5u", "x5c", "x5t", "x5t#S256", "typ", "cty", "crit", "b64"}
+}
+
+func checkHeader(_ context.Context, a *attempt) (finding, *Refusal) {
+	p := &a.core.cfg.Profile
+	refused := func(name, want, got, hint string) (finding, *Refusal) {
+		return finding{}, &Refusal{Reason: HeaderRefused, Claim: name, Want: want, Got: got, Hint: hint}
+	}
+	detail := ""
+	if name := a.header.duplicate; name != nil {
+		if !p.AllowDuplicates {
+			return refused(*name, "each header parameter once", shown(*name)+" twice", "two verifiers could read two different values")
+		}
+		detail = shown(*name) + " occurs twice, the last one counts"
+	}
+	if name, ok := lookalike(a.header.members, headerParameters()); ok {
+		return refused(name, "header parameters in their exact case", shown(name), "some verifiers would read it as the parameter it resembles")
+	}
+	for _, name := range []string{"crit", "cty", "b64"} {
+		if value, ok := a.header.members[name]; ok {
+			return refused(name, "no "+name, display(value), "extensions and nested tokens are not supported, RFC 7515 section 4.1.11")
+		}
+	}
+	for _, name := range []string{"jwk", "jku", "x5u", "x5c"} {
+		if _, ok := a.header.members[name]; !ok {
+			continue
+		}
+		if p.RefuseKeyHeaders {
+			return refused(name, "no key in the token", name, "keys come from the registered issuer only, RFC 8725 section 3.10")
+		}
+		detail = name + " is ignored: keys come from the registered issuer only"
+	}
+	typ, present := a.header.members["typ"]
+	name, isString := typ.(string)
+	if present && (!isString || name == "") || !slices.Contains(p.Types, name) {
+		got := "none"
+		if present {
+			got = display(typ)
+		}
+		return refused("typ", "typ "+strings.Join(quoted(p.Types), " or "), got, "a token of another kind must not pass for this one, RFC 8725 section 3.11")
+	}
+	kid, present := a.header.members["kid"]
+	if !present {
+		return refused("kid", "a kid", "none", "without a kid it is a guess which key signed")
+	}
+	a.kid, isString = kid.(string)
+	if !isString || a.kid == "" || len(a.kid) > maxKidBytes || hasControl(a.kid) {
+		return refused("kid", fmt.Sprintf("a kid of 1 to %d printable bytes", maxKidBytes), display(kid), "")
+	}
+	return finding{want: "a kid, no extensions", got: "kid " + a.kid, detail: detail}, nil
+}
+
+func checkAlgorithm(_ context.Context, a *attempt) (finding, *Refusal) {
+	p := &a.core.cfg.Profile
+	want := strings.Join(p.Algorithms, ", ")
+	value, present := a.header.members["alg"]
+	alg, ok := value.(string)
+	if !ok || !slices.Contains(p.Algorithms, alg) {
+		got := "none given"
+		if present {
+			got = display(value)
+		}
+		return finding{}, &Refusal{Reason: AlgorithmRefused, Claim: "alg", Want: want, Got: got,
+			Hint: "the relying party, not the token, chooses the algorithm, RFC 8725 section 3.1"}
+	}
+	a.alg = alg
+	return finding{want: want, got: alg}, nil
+}
+
+// registeredClaims are those of RFC 7519 section 4.1, and azp of OpenID Connect.
+func registeredClaims() []string {
+	return []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "azp"}
+}
+
+func checkClaims(_ context.Context, a *attempt) (finding, *Refusal) {
+	p := &a.core.cfg.Profile
+	invalid := func(claim, want, got string) (finding, *Refusal) {
+		return finding{}, &Refusal{Reason: ClaimInvalid, Claim: claim, Want: want, Got: got}
+	}
+	detail := ""
+	if name := a.payload.duplicate; name != nil {
+		if !p.AllowDuplicates {
+			return invalid(*name, "each claim once", shown(*name)+" twice")
+		}
+		detail = shown(*name) + " occurs twice, the last one counts"
+	}
+	if name, ok := lookalike(a.payload.members, registeredClaims()); ok {
+		return invalid(name, "claims in their exact case", shown(name))
+	}
+	required := []string{"iss", "sub", "aud", "iat", "exp"}
+	for _, claim := range required {
+		if _, ok := a.payload.members[claim]; !ok {
+			return finding{}, &Refusal{Reason: ClaimMissing, Claim: claim, Want: "claim " + claim, Got: "none"}
+		}
+	}
+	for _, text := range []struct {
+		claim string
+		value *string
+	}{{"iss", &a.claims.Issuer}, {"sub", &a.claims.Subject}, {"jti", &a.claims.ID}} {
+		value, present := a.payload.members[text.claim]
+		if !present {
+			continue
+		}
+		s, ok := value.(string)
+		if !ok || s == "" || hasControl(s) {
+			return invalid(text.claim, text.claim+": text", display(value))
+		}
+		*text.value = s
+	}
+	var ok bool
+	if a.claims.Audience, ok = audiences(a.payload.members["aud"]); !ok {
+		return invalid("aud", "aud: text, or an array of texts", display(a.payload.members["aud"]))
+	}
+	if azp, present := a.payload.members["azp"]; present && p.AuthorizedParty {
+		if s, ok := azp.(string); !ok || s == "" || hasControl(s) {
+			return invalid("azp", "azp: text", display(azp))
+		}
+	}
+	for _, instant := range []struct {
+		claim string
+		value *time.Time
+	}{{"exp", &a.claims.Expiry}, {"iat", &a.claims.IssuedAt}, {"nbf", &a.claims.NotBefore}} {
+		value, present := a.payload.members[instant.claim]
+		if !present {
+			continue
+		}
+		if *instant.value, ok = numericDate(value, p.StringTimes); !ok {
+			return invalid(instant.claim, instant.claim+": whole seconds since 1970", display(value))
+		}
+	}
+	a.claims.Raw = a.payload.members
+	return finding{want: strings.Join(required, ", "), got: "all of them", detail: detail}, nil
+}
+
+// audiences reads an aud claim, RFC 7519 section 4.1.3.
+func audiences(value any) ([]string, bool) {
+	list, isList := value.([]any)
+	if !isList {
+		list = []any{value}
+	}
+	texts := make([]string, len(list))
+	for i, entry := range list {
+		s, ok := entry.(string)
+		if !ok || s == "" || hasControl(s) {
+			return nil, false
+		}
+		texts[i] = s
+	}
+	return texts, len(texts) > 0
+}
+
+// maxNumericDate is the last second of the year 9999, the end of RFC 3339.
+const maxNumericDate = 253402300799
+
+// numericDate reads a time, RFC 7519 section 2, of which it takes whole
+// seconds only: fractions and exponents are read differently by different verifiers.
+func numericDate(value any, fromString bool) (time.Time, bool) {
+	var digits string
+	switch value := value.(type) {
+	case json.Number:
+		digits = value.String()
+	case string:
+		if !fromString {
+			return time.Time{}, false
+		}
+		digits = value
+	}
+	seconds, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil || seconds < 0 || seconds > maxNumericDate || strconv.FormatInt(seconds, 10) != digits {
+		return time.Time{}, false
+	}
+	return time.Unix(seconds, 0).UTC(), true
+}
+
+func checkIssuer(_ context.Context, a *attempt) (finding, *Refusal) {
+	iss := a.claims.Issuer
+	if a.issuer = a.core.issuers[iss]; a.issuer != nil {
+		return finding{want: "a registered issuer", got: iss}, nil
+	}
+	hint := "register the issuer, or send a token of one that is"
+	want := make([]string, 0, len(a.core.issuers))
+	for registered := range a.core.issuers {
+		want = append(want, registered)
+		if strings.TrimSuffix(registered, "/") == strings.TrimSuffix(iss, "/") {
+			hint = "issuers are compared byte for byte, and these differ by a trailing slash"
+		}
+	}
+	slices.Sort(want)
+	return finding{}, &Refusal{Reason: IssuerUnknown, Claim: "iss", Want: strings.Join(want, " or "), Got: shown(iss), Hint: hint}
+}
+
+func checkKeys(ctx context.Context, a *attempt) (finding, *Refusal) {
+	found := a.issuer.keys.find(ctx, a.kid)
+	source := a.traceKeys(found)
+	want := "a key of the issuer with kid " + shown(a.kid)
+	if found.err != nil {
+		refusal := &Refusal{Reason: IssuerUnreachable, Claim: "kid", Want: want, Got: "no keys", Err: found.err,
+			Hint: "check the issuer with oidclab issuer lint " + a.issuer.URL}
+		if found.unknown {
+			refusal.Reason = KeyUnknown
+			refusal.Got = "none among the keys " + source
+			refusal.Hint = "a key must be published for as long as relying parties cache keys (" + a.core.cfg.Profile.Cache.Name + ") before it signs"
+		}
+		return finding{}, refusal
+	}
+	if err := found.key.fits(a.alg); err != nil {
+		return finding{}, &Refusal{Reason: KeyUnknown, Claim: "alg", Want: want + " for " + a.alg, Got: err.Error(),
+			Hint: "a key serves one algorithm, RFC 8725 section 3.1"}
+	}
+	a.key = found.key
+	return finding{want: want, got: "found", detail: source}, nil
+}
+
+// traceKeys records where the keys came from, and returns it.
+func (a *attempt) traceKeys(found lookup) string {
+	event := trace.Event{Step: "jwks", Name: a.kid, Outcome: trace.OK, Got: a.issuer.URL}
+	if f := found.fetch; f != nil {
+		discovery := trace.Event{Step: "discovery", Name: a.issuer.URL, Outcome: trace.OK, Got: f.jwksURI}
+		if f.jwksURI == "" {
+			discovery.Outcome, discovery.Detail = trace.Failed, f.err.Error()
+		}
+		a.trace(discovery)
+		event.Got = f.jwksURI
+		if f.err != nil && f.jwksURI != "" {
+			a.trace(trace.Event{Step: "jwks", Name: a.kid, Outcome: trace.Failed, Got: f.jwksURI, Detail: f.err.Error()})
+		}
+	}
+	switch {
+	case found.err != nil && !found.unknown:
+		if found.fetch == nil {
+			event.Outcome, event.Detail = trace.Failed, found.err.Error()
+			a.trace(event)
+		}
+		return ""
+	case found.stale:
+		event.Detail = "cached " + found.age.Round(time.Second).String() + " ago, used although stale"
+	case found.fetch == nil || found.fetch.err != nil:
+		event.Detail = "cached " + found.age.Round(time.Second).String() + " ago"
+	default:
+		event.Detail = "fetched"
+	}
+	a.trace(event)
+	return event.Detail
+}
+
+func checkSignature(_ context.Context, a *attempt) (finding, *Refusal) {
+	want := a.alg + " by key " + shown(a.kid)
+	if !a.key.verify(a.alg, []byte(a.signed), a.signature) {
+		return finding{}, &Refusal{Reason: SignatureInvalid, Want: want, Got: "another signature",
+			Hint: "header or payload were changed, or another key with the same kid signed"}
+	}
+	return finding{want: want, got: "verified"}, nil
+}
+
+// checkTimes accepts while now < exp + skew, now >= nbf - skew and now >= iat - skew,
+// and, if the profile limits the age, while now < iat + MaxAge + skew.
+func checkTimes(_ context.Context, a *attempt) (finding, *Refusal) {
+	p := &a.core.cfg.Profile
+	now := a.core.cfg.Clock.Now()
+	earliest, latest := now.Add(-p.Skew), now.Add(p.Skew)
+	skew := "now with " + p.Skew.String() + " of skew"
+	refuse := func(reason Reason, claim, relation string, limit, got time.Time, hint string) (finding, *Refusal) {
+		return finding{}, &Refusal{Reason: reason, Claim: claim, Hint: hint, Got: rfc3339(got),
+			Want: claim + " " + relation + " " + rfc3339(limit) + ", " + skew}
+	}
+	c := &a.claims
+	switch {
+	case !c.Expiry.After(earliest):
+		return refuse(TokenExpired, "exp", "after", earliest, c.Expiry, "get a new token; if it is new, compare the clocks")
+	case c.NotBefore.After(latest):
+		return refuse(TokenNotYetValid, "nbf", "not after", latest, c.NotBefore, "compare the clocks of issuer and relying party")
+	case c.IssuedAt.After(latest):
+		return refuse(TokenIssuedInFuture, "iat", "not after", latest, c.IssuedAt, "compare the clocks of issuer and relying party")
+	case p.MaxAge > 0 && !c.IssuedAt.After(earliest.Add(-p.MaxAge)):
+		return refuse(TokenTooOld, "iat", "after", earliest.Add(-p.MaxAge), c.IssuedAt, "get a new token")
+	}
+	return finding{want: "exp after, nbf and iat not after " + skew, got: "exp " + rfc3339(c.Expiry), detail: "now " + rfc3339(now)}, nil
+}
+
+func rfc3339(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+func checkAudience(_ context.Context, a *attempt) (finding, *Refusal) {
+	want := strings.Join(a.issuer.Audiences, " or ")
+	got := a.claims.Audience
+	claim := "aud"
+	if a.core.cfg.Profile.AuthorizedParty {
+		if azp, ok := a.payload.members["azp"].(string); ok {
+			claim, got = "azp", []string{azp}
+		} else if len(got) > 1 {
+			return finding{}, &Refusal{Reason: AudienceMismatch, Claim: "azp", Want: "azp, because there are several audiences", Got: shown(strings.Join(got, " ")),
+				Hint: "ask for a token with one audience"}
+		}
+	}
+	for _, audience := range got {
+		if slices.Contains(a.issuer.Audiences, audience) {
+			a.claims.Accepted = audience
+			return finding{want: want, got: audience}, nil
+		}
+	}
+	return finding{}, &Refusal{Reason: AudienceMismatch, Claim: claim, Want: want, Got: shown(strings.Join(got, " ")),
+		Hint: "ask for a token for this relying party, or register the audience"}
+}
+
+// display shows a decoded JSON value.
+func display(value any) string {
+	if s, ok := value.(string); ok {
+		return shown(s)
+	}
+	data, err := json.Marshal(value)
+	if err != nil {
+		return "a value"
+	}
+	return shown(string(data))
+}
+
+func quoted(texts []string) []string {
+	quoted := make([]string, len(texts))
+	for i, s := range texts {
+		quoted[i] = strconv.Quote(s)
+	}
+	return quoted
+}
+
+func hasControl(s string) bool { return strings.ContainsFunc(s, unicode.IsControl) }
