@@ -71,13 +71,13 @@ const (
 // Refusal is why a token was not accepted. Want and Got are safe to show: they
 // hold claims and limits, never a signature or the token.
 type Refusal struct {
-	Check  Check
-	Reason Reason
+	Check  Check  `json:"check"`
+	Reason Reason `json:"reason"`
 	Claim  string // the claim or header parameter at fault, "" if it is no single one
-	Want   string
-	Got    string // of checks on times: the claim in RFC 3339
-	Hint   string // what a person would look at next
-	Err    error  // the cause, for instance of a failed key fetch
+	Want   string `json:"want,omitempty"`
+	Got    string `json:"got,omitempty"`  // of checks on times: the claim in RFC 3339
+	Hint   string `json:"hint,omitempty"` // what a person would look at next
+	Err    error  `json:"-"`              // the cause, for instance of a failed key fetch
 }
 
 // Profile is how one kind of relying party judges tokens. It is data; each
@@ -100,14 +100,14 @@ type Profile struct {
 // CachePolicy is how a relying party keeps an issuer's keys. Ages are measured
 // on the lab clock.
 type CachePolicy struct {
-	Name              string
-	TTL               time.Duration // keys older than this are fetched again; 0 means never by age
-	RefetchUnknownKid bool          // fetch again for a kid that is not in the cached set
-	MinInterval       time.Duration // between two fetches from one issuer, failed ones included
-	ServeStale        time.Duration // how long past TTL keys are used while the issuer cannot be reached
-	FetchTimeout      time.Duration // of discovery and key set, each
-	MaxBodyBytes      int64         // of discovery document and key set, each
-	MaxKeys           int           // keys of a set beyond this refuse the set
+	Name              string        `json:"name"`
+	TTL               time.Duration `json:"ttlNanoseconds"`          // keys older than this are fetched again; 0 means never by age
+	RefetchUnknownKid bool          `json:"refetchUnknownKid"`       // fetch again for a kid that is not in the cached set
+	MinInterval       time.Duration `json:"minIntervalNanoseconds"`  // between two fetches from one issuer, failed ones included
+	ServeStale        time.Duration `json:"serveStaleNanoseconds"`   // how long past TTL keys are used while the issuer cannot be reached
+	FetchTimeout      time.Duration `json:"fetchTimeoutNanoseconds"` // of discovery and key set, each
+	MaxBodyBytes      int64         `json:"maxBodyBytes"`            // of discovery document and key set, each
+	MaxKeys           int           `json:"maxKeys"`                 // keys of a set beyond this refuse the set
 }
 
 // Issuer is an issuer that was registered with a relying party, and the
@@ -156,15 +156,15 @@ type Request struct {
 
 // Claims are the claims of a token that was accepted.
 type Claims struct {
-	Issuer    string
-	Subject   string
-	Audience  []string // the aud claim
-	Accepted  string   // the audience that was accepted (of aud, or azp where the profile says so)
-	Expiry    time.Time
-	IssuedAt  time.Time
-	NotBefore time.Time // zero if absent
-	ID        string    // jti, if any
-	Raw       map[string]any
+	Issuer    string         `json:"issuer"`
+	Subject   string         `json:"subject"`
+	Audience  []string       `json:"audience"` // the aud claim
+	Accepted  string         `json:"accepted"` // the audience that was accepted (of aud, or azp where the profile says so)
+	Expiry    time.Time      `json:"expiry"`
+	IssuedAt  time.Time      `json:"issuedAt"`
+	NotBefore time.Time      `json:"notBefore,omitzero"` // zero if absent
+	ID        string         `json:"id,omitempty"`       // jti, if any
+	Raw       map[string]any `json:"raw,omitempty"`
 }
 
 // Result is how one check went.
@@ -178,10 +178,10 @@ type Result struct {
 
 // Verdict is what the core decided, and how it came to that.
 type Verdict struct {
-	Journey string   // see trace.JourneyOf
-	Results []Result // one for each check that was asked for, in order
-	Claims  *Claims  // nil if refused
-	Refusal *Refusal // nil if accepted
+	Journey string   `json:"journey"`           // see trace.JourneyOf
+	Results []Result `json:"results"`           // one for each check that was asked for, in order
+	Claims  *Claims  `json:"claims,omitempty"`  // nil if refused
+	Refusal *Refusal `json:"refusal,omitempty"` // nil if accepted
 }
 
 // Config is what a Core needs.
