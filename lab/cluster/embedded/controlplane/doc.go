@@ -1,8 +1,7 @@
-// Package controlplane links etcd, kube-apiserver and kube-controller-manager.
+// Package controlplane links etcd, kube-apiserver and kube-controller-manager
+// and runs one of them as the current process. Kubernetes' servers keep much of
+// their state in process globals, so each has a process of its own: the same
+// binary, executed again by package embedded.
+//
+// This is the only package that links Kubernetes' servers.
 package controlplane
-
-import (
-	_ "go.etcd.io/etcd/server/v3/embed"
-	_ "k8s.io/kubernetes/cmd/kube-apiserver/app"
-	_ "k8s.io/kubernetes/cmd/kube-controller-manager/app"
-)

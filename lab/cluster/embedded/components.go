@@ -1,0 +1,126 @@
+package embedded
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/oidclab/oidclab/lab/proc"
+)
+
+// stopGrace is how long a component may take to end by itself. Nothing is lost
+// when one is killed.
+const stopGrace = time.Second
+
+// controllers is what a cluster of API objects without nodes needs.
+var controllers = []string{
+	"clusterrole-aggregation-controller",
+	"garbage-collector-controller",
+	"namespace-controller",
+	"pod-garbage-collector-controller",
+	"root-ca-certificate-publisher-controller",
+	"serviceaccount-controller",
+	"serviceaccount-token-controller",
+}
+
+// spec describes a component. Paths in its flags are relative to the cluster's
+// directory.
+func (c *Cluster) spec(component string, ready func(context.Context) error, flags ...string) proc.Spec {
+	args := append(append([]string{}, c.config.Command[1:]...), component)
+	return proc.Spec{
+		Name:      component,
+		Path:      c.config.Command[0],
+		Args:      append(args, flags...),
+		Dir:       c.files.dir,
+		LogFile:   c.files.logFile(component),
+		Ready:     ready,
+		Restart:   proc.Always,
+		StopGrace: stopGrace,
+	}
+}
+
+func (c *Cluster) etcdSpec() proc.Spec {
+	socket := filepath.Join(c.files.dir, etcdSocket)
+	client := &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		},
+	}}
+	ready := func(ctx context.Context) error { return get(ctx, client, "http://etcd/readyz") }
+	return c.spec("etcd", ready,
+		"--data-dir="+etcdData,
+		"--client-socket="+etcdSocket,
+		"--peer-socket="+etcdPeerSocket,
+	)
+}
+
+func (c *Cluster) apiServerSpec(port int) proc.Spec {
+	identity := c.config.Identity
+	spec := c.spec("kube-apiserver", c.api.Ready,
+		"--secure-port="+strconv.Itoa(port), // for what it says of itself; it serves on the inherited listener
+		"--advertise-address=127.0.0.1",
+		"--endpoint-reconciler-type=none",
+		"--etcd-servers=unix://"+etcdSocket,
+		"--service-cluster-ip-range="+serviceRange,
+		"--tls-cert-file="+certFile,
+		"--tls-private-key-file="+keyFile,
+		"--client-ca-file="+caFile,
+		"--authentication-config="+authenticationFile,
+		"--authorization-mode=Node,RBAC",
+		"--enable-admission-plugins=NodeRestriction",
+		"--service-account-issuer="+identity.Issuer,
+		"--service-account-jwks-uri="+identity.JWKSURI,
+		"--service-account-signing-endpoint="+identity.SignerSocket,
+		"--allow-privileged=true",
+		"--profiling=false",
+	)
+	spec.ExtraFiles = []*os.File{c.listener}
+	return spec
+}
+
+func (c *Cluster) controllerManagerSpec() proc.Spec {
+	return c.spec("kube-controller-manager", c.defaultNamespaceReady,
+		"--kubeconfig="+controllerManagerFile,
+		"--controllers="+strings.Join(controllers, ","),
+		"--root-ca-file="+caFile,
+		"--leader-elect=false",
+		"--secure-port=0",
+		"--profiling=false",
+	)
+}
+
+// defaultNamespaceReady returns nil once the controllers have made what every
+// pod of the default namespace needs.
+func (c *Cluster) defaultNamespaceReady(ctx context.Context) error {
+	core := c.api.Kubernetes().CoreV1()
+	if _, err := core.ServiceAccounts(metav1.NamespaceDefault).Get(ctx, "default", metav1.GetOptions{}); err != nil {
+		return err
+	}
+	_, err := core.ConfigMaps(metav1.NamespaceDefault).Get(ctx, "kube-root-ca.crt", metav1.GetOptions{})
+	return err
+}
+
+func get(ctx context.Context, client *http.Client, url string) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("GET %s: %s", url, response.Status)
+	}
+	return nil
+}

@@ -1,0 +1,182 @@
+// Package embedded provides clusters without a container engine: etcd,
+// kube-apiserver and kube-controller-manager as child processes of this one.
+// There is no kubelet; pods exist in the API only.
+//
+// The package does not link Kubernetes' servers: it executes a command that
+// does (see package controlplane).
+package embedded
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/oidclab/oidclab/lab/cluster"
+	"github.com/oidclab/oidclab/lab/proc"
+)
+
+// closeTimeout bounds the undo of a failed start.
+const closeTimeout = 10 * time.Second
+
+// Config is what a cluster needs.
+type Config struct {
+	Identity cluster.Identity // its signer must be serving, or about to
+	Dir      string           // state and logs of this cluster alone; made with mode 0700 if it does not exist
+	Command  []string         // runs a component given as further arguments, see controlplane.Main; [0] is an absolute path
+}
+
+// Cluster is a running embedded cluster.
+type Cluster struct {
+	config     Config
+	files      files
+	api        *cluster.API
+	kubeconfig []byte
+	listener   *os.File // of the API server: kept open while it restarts, so its port stays its own
+
+	etcd, apiServer, controllerManager component
+
+	closeOnce sync.Once
+}
+
+// component is one child process; nil until it has been started.
+type component struct {
+	mu      sync.Mutex
+	process *proc.Process
+}
+
+var _ cluster.Cluster = (*Cluster)(nil)
+
+// Start starts a cluster and waits until its API server is ready and its
+// controllers have set up the default namespace. The context bounds the start
+// only. After an error nothing is left running.
+func Start(ctx context.Context, config Config) (_ *Cluster, err error) {
+	c := &Cluster{config: config}
+	defer func() {
+		if err != nil {
+			undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+			defer cancel()
+			err = errors.Join(fmt.Errorf("cluster %s: %w", config.Identity.ID, err), c.Close(undo))
+		}
+	}()
+	port, err := c.listen()
+	if err != nil {
+		return nil, err
+	}
+	if c.files, err = newFiles(config.Dir); err != nil {
+		return nil, err
+	}
+	credentials, err := c.files.write(config.Identity.ID, port)
+	if err != nil {
+		return nil, err
+	}
+	c.kubeconfig = credentials.kubeconfig
+	if c.api, err = cluster.NewAPI(credentials.admin); err != nil {
+		return nil, err
+	}
+
+	start, startCtx := errgroup.WithContext(ctx)
+	start.Go(func() error { return c.etcd.start(startCtx, c.etcdSpec()) })
+	start.Go(func() error { return c.apiServer.start(startCtx, c.apiServerSpec(port)) })
+	start.Go(func() error { return c.controllerManager.start(startCtx, c.controllerManagerSpec()) })
+	if err := start.Wait(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *Cluster) listen() (port int, err error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, listener.Close()) }()
+	tcp := listener.(*net.TCPListener)
+	if c.listener, err = tcp.File(); err != nil {
+		return 0, err
+	}
+	return tcp.Addr().(*net.TCPAddr).Port, nil
+}
+
+// Identity implements cluster.Cluster.
+func (c *Cluster) Identity() cluster.Identity { return c.config.Identity }
+
+// API implements cluster.Cluster.
+func (c *Cluster) API() *cluster.API { return c.api }
+
+// Kubeconfig implements cluster.Cluster.
+func (c *Cluster) Kubeconfig() []byte { return append([]byte(nil), c.kubeconfig...) }
+
+// Components returns the state of each child process.
+func (c *Cluster) Components() []proc.Status {
+	var statuses []proc.Status
+	for _, component := range []*component{&c.etcd, &c.apiServer, &c.controllerManager} {
+		if process := component.get(); process != nil {
+			statuses = append(statuses, process.Status())
+		}
+	}
+	return statuses
+}
+
+// Healthy implements cluster.Cluster: all components run, and the API server
+// says that it is ready.
+func (c *Cluster) Healthy(ctx context.Context) error {
+	for _, status := range c.Components() {
+		if status.State != proc.Running {
+			return fmt.Errorf("cluster %s: %s is %s: %s", c.config.Identity.ID, status.Name, status.State, status.Reason)
+		}
+	}
+	return c.api.Ready(ctx)
+}
+
+// Close implements cluster.Cluster. It leaves the files.
+func (c *Cluster) Close(ctx context.Context) error {
+	var clients sync.WaitGroup
+	var errs [3]error
+	clients.Go(func() { errs[0] = c.controllerManager.stop(ctx) })
+	clients.Go(func() { errs[1] = c.apiServer.stop(ctx) })
+	clients.Wait()
+	errs[2] = c.etcd.stop(ctx)
+	c.closeOnce.Do(func() {
+		if c.listener != nil {
+			_ = c.listener.Close() // nothing is written to a listener
+		}
+	})
+	return errors.Join(errs[:]...)
+}
+
+func (c *component) start(ctx context.Context, spec proc.Spec) error {
+	process, err := proc.Start(ctx, spec)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.process = process
+	return nil
+}
+
+func (c *component) get() *proc.Process {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.process
+}
+
+func (c *component) stop(ctx context.Context) error {
+	process := c.get()
+	if process == nil {
+		return nil
+	}
+	return process.Stop(ctx)
+}
+
+// logFile returns where a component logs.
+func (f files) logFile(component string) string {
+	return filepath.Join(f.dir, component+".log")
+}

@@ -1,0 +1,124 @@
+package embedded
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/oidclab/oidclab/lab/pki"
+)
+
+// Names in a cluster's directory, which is the components' working directory.
+const (
+	caFile                = "ca.crt"
+	certFile              = "apiserver.crt"
+	keyFile               = "apiserver.key"
+	authenticationFile    = "authentication.yaml"
+	controllerManagerFile = "controller-manager.kubeconfig"
+	etcdData              = "etcd"
+	etcdSocket            = "etcd.sock"
+	etcdPeerSocket        = "etcd-peer.sock"
+)
+
+// serviceIP is the first address of serviceRange, which Kubernetes gives to its
+// own API.
+const (
+	serviceRange = "10.96.0.0/16"
+	serviceIP    = "10.96.0.1"
+)
+
+// authentication lets anonymous callers reach the health endpoints and nothing
+// else (KEP-4633).
+const authentication = `apiVersion: apiserver.config.k8s.io/v1
+kind: AuthenticationConfiguration
+anonymous:
+  enabled: true
+  conditions:
+  - path: /healthz
+  - path: /livez
+  - path: /readyz
+`
+
+// files is a cluster's directory.
+type files struct{ dir string }
+
+type credentials struct {
+	admin      *rest.Config
+	kubeconfig []byte // of the same administrator
+}
+
+func newFiles(dir string) (files, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return files{}, err
+	}
+	return files{dir: dir}, nil
+}
+
+// write makes a certificate authority for the cluster and writes what the
+// components read.
+func (f files) write(id string, port int) (credentials, error) {
+	ca, err := pki.New("oidclab cluster " + id)
+	if err != nil {
+		return credentials{}, err
+	}
+	serving, err := ca.Server("127.0.0.1", "localhost", serviceIP,
+		"kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local")
+	if err != nil {
+		return credentials{}, err
+	}
+	admin, err := ca.Client("oidclab-admin", "system:masters")
+	if err != nil {
+		return credentials{}, err
+	}
+	// An administrator too. Controllers with service accounts of their own would
+	// have tokens signed that nobody asked for, and lose them when keys rotate.
+	controllerManager, err := ca.Client("system:kube-controller-manager", "system:masters")
+	if err != nil {
+		return credentials{}, err
+	}
+	server := "https://127.0.0.1:" + strconv.Itoa(port)
+	adminKubeconfig, err := kubeconfig("oidclab-"+id, server, ca.CertPEM(), admin)
+	if err != nil {
+		return credentials{}, err
+	}
+	controllerManagerKubeconfig, err := kubeconfig("oidclab-"+id, server, ca.CertPEM(), controllerManager)
+	if err != nil {
+		return credentials{}, err
+	}
+	for name, content := range map[string][]byte{
+		caFile:                ca.CertPEM(),
+		certFile:              serving.CertPEM,
+		keyFile:               serving.KeyPEM,
+		authenticationFile:    []byte(authentication),
+		controllerManagerFile: controllerManagerKubeconfig,
+	} {
+		if err := os.WriteFile(filepath.Join(f.dir, name), content, 0o600); err != nil {
+			return credentials{}, err
+		}
+	}
+	return credentials{
+		admin: &rest.Config{Host: server, TLSClientConfig: rest.TLSClientConfig{
+			CAData: ca.CertPEM(), CertData: admin.CertPEM, KeyData: admin.KeyPEM,
+		}},
+		kubeconfig: adminKubeconfig,
+	}, nil
+}
+
+// kubeconfig returns a kubeconfig that needs no other file.
+func kubeconfig(name, server string, ca []byte, client pki.Leaf) ([]byte, error) {
+	config := clientcmdapi.NewConfig()
+	config.Clusters[name] = &clientcmdapi.Cluster{Server: server, CertificateAuthorityData: ca}
+	config.AuthInfos[name] = &clientcmdapi.AuthInfo{ClientCertificateData: client.CertPEM, ClientKeyData: client.KeyPEM}
+	config.Contexts[name] = &clientcmdapi.Context{Cluster: name, AuthInfo: name}
+	config.CurrentContext = name
+	content, err := clientcmd.Write(*config)
+	if err != nil {
+		return nil, fmt.Errorf("kubeconfig: %w", err)
+	}
+	return content, nil
+}
