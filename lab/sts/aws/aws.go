@@ -1,0 +1,192 @@
+// Package aws is a token service that speaks AWS STS: the Query protocol with
+// the actions AssumeRoleWithWebIdentity and GetCallerIdentity, version
+// 2011-06-15, with the vendor's limits, codes, statuses and texts.
+//
+// The package translates. Whether a token is accepted, and for which role, is
+// decided by the [sts.Core] that New builds from providers, roles and trust
+// policies written as AWS writes them. What AWS has and this package does not:
+// an issuer may have a port number, and session policies are checked for their
+// form only, since the lab has no resources that they could restrict.
+package aws
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/oidclab/oidclab/lab/clock"
+	"github.com/oidclab/oidclab/lab/sts"
+	"github.com/oidclab/oidclab/lab/trace"
+)
+
+// The limits of IAM on providers and roles (IAM user guide, "IAM and STS
+// quotas"; IAM API reference, CreateOpenIDConnectProvider and CreateRole).
+const (
+	maxClientIDs           = 100
+	maxClientIDLength      = 255
+	maxProviderURLLength   = 255
+	minMaxSessionDuration  = time.Hour
+	maxMaxSessionDuration  = 12 * time.Hour
+	defaultMaxSession      = time.Hour
+	maxTrustPolicyDocument = 4096 // characters, the quota after an increase
+)
+
+// Config is an AWS account as far as STS is concerned.
+type Config struct {
+	Account   string      // 12 digits
+	Providers []Provider  // IAM OIDC identity providers
+	Roles     []Role      // IAM roles for web identities
+	Profile   sts.Profile // how tokens are judged; the zero value means sts.AWS()
+	Party     string      // the name in traces; empty means "aws"
+
+	Client *http.Client // trusts the lab CA
+	Clock  clock.Clock
+	Trace  *trace.Log // may be nil
+}
+
+// Provider is an IAM OIDC identity provider.
+type Provider struct {
+	URL       string   // the exact iss claim, with https://
+	ClientIDs []string // accepted audiences, 1 to 100
+}
+
+// Role is an IAM role with the ARN arn:aws:iam::ACCOUNT:role/NAME.
+type Role struct {
+	Name               string
+	TrustPolicy        json.RawMessage // an IAM policy document
+	MaxSessionDuration time.Duration   // 1 to 12 hours; 0 means 1 hour
+}
+
+// Handler answers the requests of one account. It is safe for concurrent use.
+type Handler struct {
+	account  string
+	party    string
+	skew     time.Duration // the core's tolerance on times
+	core     *sts.Core
+	roles    map[string]role // by ARN
+	sessions *sessions
+	clock    clock.Clock
+	trace    *trace.Log
+}
+
+type role struct {
+	name, arn, id string
+	maxSession    time.Duration
+}
+
+// New returns a handler for the root of a listener of its own: SDKs call
+// "/". It does no I/O. An error names the provider, role or policy element
+// that is wrong, trust policies with AWS's code MalformedPolicyDocument.
+func New(cfg Config) (*Handler, error) {
+	if len(cfg.Account) != 12 || strings.Trim(cfg.Account, "0123456789") != "" {
+		return nil, fmt.Errorf("aws: account %q is not 12 digits", cfg.Account)
+	}
+	if cfg.Party == "" {
+		cfg.Party = "aws"
+	}
+	if cfg.Profile.Name == "" {
+		cfg.Profile = sts.AWS()
+	}
+	issuers, providers, err := registered(cfg)
+	if err != nil {
+		return nil, err
+	}
+	roles := make(map[string]role)
+	var trusting []sts.Role
+	for _, r := range cfg.Roles {
+		checked, err := checkedRole(cfg.Account, r)
+		if err != nil {
+			return nil, err
+		}
+		if _, ok := roles[checked.arn]; ok {
+			return nil, fmt.Errorf("aws: role %s is there twice", r.Name)
+		}
+		statements, err := parseTrustPolicy(r.TrustPolicy, providers)
+		if err != nil {
+			return nil, fmt.Errorf("aws: trust policy of role %s: MalformedPolicyDocument: %w", r.Name, err)
+		}
+		roles[checked.arn] = checked
+		trusting = append(trusting, sts.Role{Name: checked.arn, Trust: statements})
+	}
+	core, err := sts.New(sts.Config{
+		Party: cfg.Party, Profile: cfg.Profile, Issuers: issuers, Roles: trusting,
+		Client: cfg.Client, Clock: cfg.Clock, Trace: cfg.Trace,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("aws: %w", err)
+	}
+	return &Handler{
+		account: cfg.Account, party: cfg.Party, skew: cfg.Profile.Skew, core: core, roles: roles,
+		sessions: newSessions(), clock: cfg.Clock, trace: cfg.Trace,
+	}, nil
+}
+
+// Core returns the core that decides, for instance to look at its key cache.
+func (h *Handler) Core() *sts.Core { return h.core }
+
+// RoleARN returns the ARN of a role of the account.
+func RoleARN(account, name string) string { return "arn:aws:iam::" + account + ":role/" + name }
+
+// ProviderARN returns the ARN by which trust policies name the provider of an
+// issuer.
+func ProviderARN(account, issuer string) string {
+	return "arn:aws:iam::" + account + ":oidc-provider/" + strings.TrimPrefix(issuer, "https://")
+}
+
+// registered returns the account's providers as the core wants them, and their
+// issuers by provider ARN.
+func registered(cfg Config) ([]sts.Issuer, map[string]string, error) {
+	var issuers []sts.Issuer
+	byARN := make(map[string]string)
+	for _, p := range cfg.Providers {
+		u, err := url.Parse(p.URL)
+		if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || strings.ContainsAny(p.URL, "?#") || len(p.URL) > maxProviderURLLength {
+			return nil, nil, fmt.Errorf("aws: provider %q: the URL must be https://HOST[/PATH] of at most %d characters, without user, query and fragment", p.URL, maxProviderURLLength)
+		}
+		if n := len(p.ClientIDs); n < 1 || n > maxClientIDs {
+			return nil, nil, fmt.Errorf("aws: provider %s: %d client ids; there must be 1 to %d", p.URL, n, maxClientIDs)
+		}
+		for _, id := range p.ClientIDs {
+			if id == "" || len(id) > maxClientIDLength {
+				return nil, nil, fmt.Errorf("aws: provider %s: client id %q must have 1 to %d characters", p.URL, id, maxClientIDLength)
+			}
+		}
+		arn := ProviderARN(cfg.Account, p.URL)
+		if _, ok := byARN[arn]; ok {
+			return nil, nil, fmt.Errorf("aws: provider %s is there twice", p.URL)
+		}
+		byARN[arn] = p.URL
+		issuers = append(issuers, sts.Issuer{URL: p.URL, Audiences: p.ClientIDs})
+	}
+	return issuers, byARN, nil
+}
+
+// isName says whether s matches AWS's pattern [\w+=,.@-]*, that of names of
+// roles and of their sessions.
+func isName(s string) bool {
+	for _, c := range []byte(s) {
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', strings.IndexByte("_+=,.@-", c) >= 0:
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+func checkedRole(account string, r Role) (role, error) {
+	if r.Name == "" || len(r.Name) > 64 || !isName(r.Name) {
+		return role{}, fmt.Errorf("aws: role name %q must be 1 to 64 of letters, digits and +=,.@_-", r.Name)
+	}
+	if r.MaxSessionDuration == 0 {
+		r.MaxSessionDuration = defaultMaxSession
+	}
+	if d := r.MaxSessionDuration; d < minMaxSessionDuration || d > maxMaxSessionDuration {
+		return role{}, fmt.Errorf("aws: role %s: a maximum session duration of %s is not within 1 to 12 hours", r.Name, d)
+	}
+	arn := RoleARN(account, r.Name)
+	return role{name: r.Name, arn: arn, id: roleID(arn), maxSession: r.MaxSessionDuration}, nil
+}

@@ -1,0 +1,216 @@
+package aws
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	kjson "sigs.k8s.io/json"
+
+	"github.com/oidclab/oidclab/lab/sts"
+)
+
+// trustPolicy is a role's trust policy (IAM user guide, "Grammar of the IAM
+// JSON policy language"), reduced to what can be evaluated for web identities.
+// Any other element is unknown and refused: to ignore it would be to trust
+// more, or less, than the document says.
+type trustPolicy struct {
+	Version   string
+	ID        string `json:"Id"`
+	Statement json.RawMessage
+}
+
+type statement struct {
+	Sid       string
+	Effect    string
+	Principal json.RawMessage
+	Action    oneOrMore
+	Condition map[string]map[string]oneOrMore
+}
+
+// webIdentityAction is the action that a statement must allow.
+const webIdentityAction = "sts:AssumeRoleWithWebIdentity"
+
+// parseTrustPolicy reads a trust policy. providers holds the account's
+// issuers by provider ARN.
+func parseTrustPolicy(document []byte, providers map[string]string) ([]sts.Statement, error) {
+	if n := len([]rune(string(document))); n > maxTrustPolicyDocument {
+		return nil, fmt.Errorf("%d characters; the limit is %d", n, maxTrustPolicyDocument)
+	}
+	var policy trustPolicy
+	if err := unmarshalStrict(document, &policy); err != nil {
+		return nil, err
+	}
+	// Without a version, AWS assumes 2008-10-17. The two differ in policy
+	// variables only, and those are refused.
+	if !slices.Contains([]string{"", "2008-10-17", "2012-10-17"}, policy.Version) {
+		return nil, fmt.Errorf("the policy must contain a valid version string, not %q: use 2012-10-17", policy.Version)
+	}
+	raw, err := statements(policy.Statement)
+	if err != nil {
+		return nil, err
+	}
+	var trust []sts.Statement
+	for i, r := range raw {
+		s, err := parseStatement(r, providers)
+		if err != nil {
+			return nil, fmt.Errorf("statement %d: %w", i+1, err)
+		}
+		trust = append(trust, s)
+	}
+	return trust, nil
+}
+
+// statements splits the Statement element, which is one object or an array.
+func statements(raw json.RawMessage) ([]json.RawMessage, error) {
+	if len(raw) == 0 {
+		return nil, errors.New("missing required field Statement")
+	}
+	if raw[0] != '[' {
+		return []json.RawMessage{raw}, nil
+	}
+	var list []json.RawMessage
+	if err := unmarshalStrict(raw, &list); err != nil {
+		return nil, err
+	}
+	if len(list) == 0 {
+		return nil, errors.New("missing required field Statement")
+	}
+	return list, nil
+}
+
+func parseStatement(raw json.RawMessage, providers map[string]string) (sts.Statement, error) {
+	var s statement
+	if err := unmarshalStrict(raw, &s); err != nil {
+		return sts.Statement{}, err
+	}
+	switch s.Effect {
+	case "Allow":
+	case "Deny":
+		return sts.Statement{}, errors.New("effect Deny is not evaluated here: narrow the conditions of the Allow statements instead")
+	case "":
+		return sts.Statement{}, errors.New("missing required field Effect")
+	default:
+		return sts.Statement{}, fmt.Errorf("invalid effect %q: use Allow", s.Effect)
+	}
+	if err := checkActions(s.Action); err != nil {
+		return sts.Statement{}, err
+	}
+	provider, err := federated(s.Principal)
+	if err != nil {
+		return sts.Statement{}, err
+	}
+	issuer, ok := providers[provider]
+	if !ok {
+		return sts.Statement{}, fmt.Errorf("invalid principal in policy: the account has no OIDC provider %q; register it, or use arn:aws:iam::ACCOUNT:oidc-provider/ISSUER with the issuer's URL without https://", provider)
+	}
+	conditions, err := parseConditions(s.Condition, strings.TrimPrefix(issuer, "https://"))
+	return sts.Statement{Issuer: issuer, Conditions: conditions}, err
+}
+
+// checkActions wants the web identity action. sts:TagSession and
+// sts:SetSourceIdentity may stand beside it, as they often do; they have no effect.
+func checkActions(actions oneOrMore) error {
+	if len(actions) == 0 {
+		return errors.New("missing required field Action")
+	}
+	for _, a := range actions {
+		switch {
+		case strings.Contains(a, "*"):
+			return fmt.Errorf("action %q: wildcards are not evaluated here; use %s", a, webIdentityAction)
+		case !slices.Contains([]string{webIdentityAction, "sts:TagSession", "sts:SetSourceIdentity"}, a):
+			return fmt.Errorf("action %q does not apply to web identities; use %s", a, webIdentityAction)
+		}
+	}
+	if !slices.Contains(actions, webIdentityAction) {
+		return fmt.Errorf("the statement does not allow %s, so nobody could use it", webIdentityAction)
+	}
+	return nil
+}
+
+// federated returns the one provider ARN of a Principal element.
+func federated(raw json.RawMessage) (string, error) {
+	const form = `use {"Federated": "arn:aws:iam::ACCOUNT:oidc-provider/ISSUER"}`
+	switch {
+	case len(raw) == 0:
+		return "", errors.New("missing required field Principal")
+	case string(raw) == `"*"`:
+		return "", errors.New("invalid principal in policy: a wildcard would trust everybody; " + form)
+	}
+	var principal struct{ Federated oneOrMore }
+	if err := unmarshalStrict(raw, &principal); err != nil {
+		return "", fmt.Errorf("invalid principal in policy: %w; %s", err, form)
+	}
+	if len(principal.Federated) != 1 {
+		return "", fmt.Errorf("invalid principal in policy: %d federated providers; conditions belong to one provider, so give each a statement of its own", len(principal.Federated))
+	}
+	if arn := principal.Federated[0]; strings.ContainsAny(arn, "*?") {
+		return "", fmt.Errorf("invalid principal in policy: %q has a wildcard; %s", arn, form)
+	}
+	return principal.Federated[0], nil
+}
+
+// parseConditions reads the Condition element of a statement for the provider
+// (an issuer without its scheme). All operators and keys must hold.
+func parseConditions(element map[string]map[string]oneOrMore, provider string) ([]sts.Condition, error) {
+	var conditions []sts.Condition
+	for name, keys := range element {
+		operator := sts.Operator(name)
+		if operator != sts.StringEquals && operator != sts.StringLike {
+			return nil, fmt.Errorf("condition operator %q is not evaluated here; use StringEquals or StringLike", name)
+		}
+		for key, values := range keys {
+			claim, ok := strings.CutPrefix(key, provider+":")
+			if !ok || !slices.Contains([]string{"sub", "aud", "oaud"}, claim) {
+				return nil, fmt.Errorf("condition key %q can never match; use %q or %q", key, provider+":sub", provider+":aud")
+			}
+			if len(values) == 0 {
+				return nil, fmt.Errorf("condition key %q has no values", key)
+			}
+			for _, v := range values {
+				if strings.Contains(v, "${") {
+					return nil, fmt.Errorf("condition key %q: policy variables such as %q are not evaluated here", key, v)
+				}
+			}
+			conditions = append(conditions, sts.Condition{Operator: operator, Claim: claim, Values: values})
+		}
+	}
+	// The element is a map: give the core, and so its traces, a stable order.
+	slices.SortFunc(conditions, func(a, b sts.Condition) int {
+		return strings.Compare(b.Claim+string(b.Operator), a.Claim+string(a.Operator))
+	})
+	return conditions, nil
+}
+
+// oneOrMore is a JSON string or an array of strings.
+type oneOrMore []string
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (l *oneOrMore) UnmarshalJSON(data []byte) error {
+	var one *string
+	if json.Unmarshal(data, &one) == nil && one != nil {
+		*l = []string{*one}
+		return nil
+	}
+	var more []*string
+	if err := json.Unmarshal(data, &more); err != nil || more == nil || slices.Contains(more, nil) {
+		return errors.New("neither a string nor an array of strings")
+	}
+	*l = nil
+	for _, s := range more {
+		*l = append(*l, *s)
+	}
+	return nil
+}
+
+// unmarshalStrict decodes JSON with exact names, and refuses unknown and
+// duplicate ones.
+func unmarshalStrict(data []byte, into any) error {
+	strict, err := kjson.UnmarshalStrict(data, into)
+	if err := errors.Join(append(strict, err)...); err != nil {
+		return fmt.Errorf("syntax errors in policy: %w", err)
+	}
+	return nil
+}

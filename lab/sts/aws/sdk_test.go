@@ -1,0 +1,5 @@
+package aws
+
+const childVariable = "OIDCLAB_TEST_CHILD"
+
+func child() int { return 0 }
