@@ -73,7 +73,7 @@ const (
 type Refusal struct {
 	Check  Check  `json:"check"`
 	Reason Reason `json:"reason"`
-	Claim  string // the claim or header parameter at fault, "" if it is no single one
+	Claim  string `json:"claim,omitempty"` // the claim or header parameter at fault, "" if it is no single one
 	Want   string `json:"want,omitempty"`
 	Got    string `json:"got,omitempty"`  // of checks on times: the claim in RFC 3339
 	Hint   string `json:"hint,omitempty"` // what a person would look at next
