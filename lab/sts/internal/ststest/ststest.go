@@ -42,7 +42,6 @@ func New(t testing.TB) *Lab {
 		t.Fatal(err)
 	}
 	l := &Lab{CA: ca, Client: clientOf(ca.Pool()), Clock: clock.New(nil), Trace: trace.New()}
-	t.Cleanup(l.Client.CloseIdleConnections)
 	l.Clock.Freeze(time.Now().Truncate(time.Second))
 	return l
 }
@@ -69,7 +68,12 @@ func (l *Lab) Listen(t testing.TB) *serve.Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = server.Close(context.WithoutCancel(t.Context())) })
+	t.Cleanup(func() {
+		l.Client.CloseIdleConnections() // or Close waits for them
+		if err := server.Close(context.WithoutCancel(t.Context())); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	})
 	return server
 }
 
