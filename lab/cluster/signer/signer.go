@@ -30,9 +30,12 @@ import (
 // maxExpiration is the longest life of a token the signer agrees to.
 const maxExpiration = 24 * time.Hour
 
+// maxSocketPath is what fits into sun_path with its final zero byte (unix(7)).
+const maxSocketPath = 107
+
 // Config is what a signer needs.
 type Config struct {
-	Socket  string // path of the socket; its directory must belong to nobody else (0700)
+	Socket  string // path of the socket, which must not exist, in a directory of mode 0700; at most 107 bytes (unix(7))
 	Keys    *keys.Set
 	Trace   *trace.Log    // gets an event for each signature; may be nil
 	Refresh time.Duration // how often the API server fetches keys, in whole seconds; 0 means 1 s
@@ -59,6 +62,9 @@ func Start(config Config) (*Signer, error) {
 	}
 	if info.Mode().Perm()&0o077 != 0 {
 		return nil, fmt.Errorf("signer: %s is open to others (mode %#o), who could have tokens signed; chmod it to 0700", directory, info.Mode().Perm())
+	}
+	if len(config.Socket) > maxSocketPath {
+		return nil, fmt.Errorf("signer: the socket path %s has %d bytes, but unix(7) allows %d; use a shorter state directory", config.Socket, len(config.Socket), maxSocketPath)
 	}
 	listener, err := net.Listen("unix", config.Socket)
 	if err != nil {
