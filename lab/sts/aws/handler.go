@@ -1,6 +1,7 @@
 package aws
 
 import (
+	"bytes"
 	"encoding/xml"
 	"net/http"
 	"net/url"
@@ -36,7 +37,13 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		panic("aws: an answer cannot be encoded: " + err.Error()) // its type is wrong
 	}
-	_, _ = w.Write(append(body, '\n')) // the client may be gone
+	_, _ = w.Write(append(plainQuotes(body), '\n')) // the client may be gone
+}
+
+// plainQuotes undoes an escape that only attributes need: people read answers
+// with curl.
+func plainQuotes(body []byte) []byte {
+	return bytes.ReplaceAll(bytes.ReplaceAll(body, []byte("&#39;"), []byte("'")), []byte("&#34;"), []byte(`"`))
 }
 
 func (h *Handler) answer(w http.ResponseWriter, r *http.Request) (response, *apiError) {
