@@ -77,13 +77,29 @@ func checkSize(_ context.Context, a *attempt) (finding, *Refusal) {
 }
 
 func checkShape(_ context.Context, a *attempt) (finding, *Refusal) {
-	const want = "three base64url parts, of which two are JSON objects"
-	malformed := func(got, hint string) (finding, *Refusal) {
-		return finding{}, &Refusal{Reason: TokenMalformed, Want: want, Got: got, Hint: hint}
+	payload, refusal := a.parse()
+	if refusal != nil {
+		return finding{}, refusal
 	}
+	var err error
+	if a.payload, err = decodeObject(payload); err != nil {
+		return finding{}, malformed("a payload that is "+err.Error(), "")
+	}
+	return finding{want: wantShape, got: "three"}, nil
+}
+
+const wantShape = "three base64url parts, of which two are JSON objects"
+
+func malformed(got, hint string) *Refusal {
+	return &Refusal{Reason: TokenMalformed, Want: wantShape, Got: got, Hint: hint}
+}
+
+// parse takes a JWS in compact serialization apart, RFC 7515 section 7.1, and
+// returns its payload.
+func (a *attempt) parse() ([]byte, *Refusal) {
 	token := a.request.Token
 	if token == "" {
-		return finding{}, &Refusal{Reason: TokenMissing, Want: "a token", Got: "none", Hint: "check that the token file exists and is not empty"}
+		return nil, &Refusal{Reason: TokenMissing, Want: "a token", Got: "none", Hint: "check that the token file exists and is not empty"}
 	}
 	dots := 0
 	for i := range len(token) {
@@ -92,42 +108,35 @@ func checkShape(_ context.Context, a *attempt) (finding, *Refusal) {
 			dots++
 		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '_':
 		case c == '\n' || c == '\r' || c == ' ' || c == '\t':
-			return malformed("white space at byte "+strconv.Itoa(i), "trim the token: kubectl create token ends its output with a newline")
+			return nil, malformed("white space at byte "+strconv.Itoa(i), "trim the token: kubectl create token ends its output with a newline")
 		default:
-			return malformed("a byte outside the base64url alphabet at "+strconv.Itoa(i), "send the compact serialization, RFC 7515 section 7.1")
+			return nil, malformed("a byte outside the base64url alphabet at "+strconv.Itoa(i), "send the compact serialization, RFC 7515 section 7.1")
 		}
 	}
 	if dots != 2 {
-		return malformed(strconv.Itoa(dots+1)+" parts", "send a signed token in compact serialization; five parts would be an encrypted one")
+		return nil, malformed(strconv.Itoa(dots+1)+" parts", "send a signed token in compact serialization; five parts would be an encrypted one")
 	}
 	end := strings.LastIndexByte(token, '.')
-	header, payload, _ := strings.Cut(token[:end], ".")
 	a.signed = token[:end]
+	encodedHeader, encodedPayload, _ := strings.Cut(a.signed, ".")
+	header, headerErr := decodePart(encodedHeader)
+	payload, payloadErr := decodePart(encodedPayload)
+	signature, signatureErr := decodePart(token[end+1:])
+	if headerErr != nil || payloadErr != nil || signatureErr != nil {
+		return nil, malformed("a part that is not canonical base64url", "")
+	}
+	a.signature = signature
 	var err error
-	if a.signature, err = decodePart(token[end+1:]); err != nil {
-		return malformed("a signature that is not canonical base64url", "")
+	if a.header, err = decodeObject(header); err != nil {
+		return nil, malformed("a header that is "+err.Error(), "")
 	}
-	if a.header, err = decodeObjectPart(header); err != nil {
-		return malformed("a header that is "+err.Error(), "")
-	}
-	if a.payload, err = decodeObjectPart(payload); err != nil {
-		return malformed("a payload that is "+err.Error(), "")
-	}
-	return finding{want: want, got: "three"}, nil
+	return payload, nil
 }
 
 // decodePart decodes base64url without padding. Strict refuses bits that do
 // not count, so that one token has one spelling.
 func decodePart(part string) ([]byte, error) {
 	return base64.RawURLEncoding.Strict().DecodeString(part)
-}
-
-func decodeObjectPart(part string) (document, error) {
-	data, err := decodePart(part)
-	if err != nil {
-		return document{}, fmt.Errorf("not canonical base64url")
-	}
-	return decodeObject(data)
 }
 
 // headerParameters are those of RFC 7515 section 4.1 and RFC 7797.

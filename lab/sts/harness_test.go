@@ -9,6 +9,8 @@ import (
 	"crypto/rsa"
 	"encoding/base64"
 	"encoding/json"
+	"io"
+	"log"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -133,8 +135,9 @@ type testIssuer struct {
 func newIssuer(tb testing.TB, keys ...signingKey) *testIssuer {
 	tb.Helper()
 	i := &testIssuer{}
-	i.server = httptest.NewTLSServer(i)
-	i.server.Config.ErrorLog = nil
+	i.server = httptest.NewUnstartedServer(i)
+	i.server.Config.ErrorLog = log.New(io.Discard, "", 0) // handshakes that clients refuse on purpose
+	i.server.StartTLS()
 	tb.Cleanup(i.server.Close)
 	i.URL = i.server.URL + "/c/1"
 	i.serveDiscovery(toJSON(map[string]any{"issuer": i.URL, "jwks_uri": i.URL + "/openid/v1/jwks"}))
