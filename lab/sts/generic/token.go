@@ -1,0 +1,90 @@
+package generic
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/oidclab/oidclab/lab/sts"
+	"github.com/oidclab/oidclab/lab/trace"
+)
+
+// exchangeResponse is a successful answer (RFC 8693 section 2.2.1).
+type exchangeResponse struct {
+	AccessToken     string `json:"access_token"`
+	IssuedTokenType string `json:"issued_token_type"`
+	TokenType       string `json:"token_type"`
+	ExpiresIn       int64  `json:"expires_in"` // seconds
+}
+
+// ServeHTTP is the token endpoint of the party.
+func (p *party) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Cache-Control", "no-store")
+	if r.Method != http.MethodPost {
+		w.Header().Set("Allow", http.MethodPost)
+		(&oauthError{http.StatusMethodNotAllowed, "invalid_request", "the token endpoint takes POST"}).write(w)
+		return
+	}
+	request, e := readRequest(r)
+	if e != nil {
+		if request.subjectToken != "" {
+			p.record(trace.JourneyOf(request.subjectToken), "check", "request", e)
+		}
+		e.write(w)
+		return
+	}
+	response, e := p.exchange(r, request)
+	if e != nil {
+		e.write(w)
+		return
+	}
+	writeJSON(w, http.StatusOK, response)
+}
+
+func (p *party) exchange(r *http.Request, request exchangeRequest) (*exchangeResponse, *oauthError) {
+	verdict := p.core.Exchange(r.Context(), sts.Request{Token: request.subjectToken, Role: request.target})
+	if verdict.Refusal != nil {
+		return nil, p.refused(verdict.Refusal)
+	}
+	now := p.clock.Now().Truncate(time.Second)
+	expiry := p.expiry(now, verdict.Claims.Expiry)
+	token, err := p.signer.sign(accessToken{
+		Subject:       verdict.Claims.Subject,
+		Audience:      request.target,
+		SubjectIssuer: verdict.Claims.Issuer,
+		Journey:       verdict.Journey,
+	}, now, expiry)
+	if err != nil {
+		e := serverError()
+		p.record(verdict.Journey, "grant", request.target, e)
+		return nil, e
+	}
+	p.record(verdict.Journey, "grant", request.target, nil)
+	return &exchangeResponse{
+		AccessToken:     token,
+		IssuedTokenType: tokenTypeAccessToken,
+		TokenType:       "Bearer",
+		ExpiresIn:       int64(expiry.Sub(now).Seconds()),
+	}, nil
+}
+
+// expiry of an access token made now for a subject token that expires at
+// subject: after the lifetime, or when the subject token is no longer accepted.
+func (p *party) expiry(now, subject time.Time) time.Time {
+	expiry := now.Add(p.Lifetime).Truncate(time.Second)
+	if last := subject.Add(p.Profile.Skew).Truncate(time.Second); last.Before(expiry) {
+		expiry = last
+	}
+	if !expiry.After(now) { // the last second passed since the core looked at the clock
+		expiry = now.Add(time.Second)
+	}
+	return expiry
+}
+
+// record adds an event to a token's journey.
+func (p *party) record(journey, step, name string, e *oauthError) {
+	event := trace.Event{Journey: journey, Station: p.Name, Step: step, Name: name, Outcome: trace.OK}
+	if e != nil {
+		event.Outcome, event.Reason, event.Detail = trace.Refused, e.code, e.description
+	}
+	p.trace.Add(event)
+}
