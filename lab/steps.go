@@ -44,8 +44,8 @@ func (p *plan) step(name string, start func(context.Context, *undo) (string, err
 // up starts every step. If one fails, the others are cancelled and waited for
 // and everything acquired is undone before up returns the first cause.
 // ctx bounds the start only.
-func (p *plan) up(ctx context.Context, u *undo, observe func(StepEvent)) error {
-	ctx, cancel := context.WithCancelCause(ctx)
+func (p *plan) up(outer context.Context, u *undo, observe func(StepEvent)) error {
+	ctx, cancel := context.WithCancelCause(outer)
 	defer cancel(nil)
 	var observing sync.Mutex
 	tell := func(e StepEvent) {
@@ -85,13 +85,17 @@ func (p *plan) up(ctx context.Context, u *undo, observe func(StepEvent)) error {
 	}
 	group.Wait()
 	err := context.Cause(ctx)
-	for _, s := range p.steps {
-		if err == nil {
-			err = s.err
-		}
-	}
 	if err == nil {
 		return nil
+	}
+	// Out of time: what was waited for says more than that.
+	if outer.Err() != nil && !errors.Is(err, context.Canceled) {
+		for _, s := range p.steps {
+			if s.err != nil && s.err != err {
+				err = fmt.Errorf("%w: %w", err, s.err)
+				break
+			}
+		}
 	}
 	if undoErr := u.all(context.WithoutCancel(ctx)); undoErr != nil {
 		return errors.Join(err, undoErr)

@@ -3,10 +3,12 @@ package lab
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 type record struct {
@@ -143,5 +145,21 @@ func TestAnInterruptedPlanUndoesOnALiveContext(t *testing.T) {
 	}
 	if !slices.Equal(r.lines, []string{"stop slow"}) {
 		t.Errorf("got %q", r.lines)
+	}
+}
+
+func TestATimeoutSaysWhatWasWaitedFor(t *testing.T) {
+	var p plan
+	var u undo
+	outOfTime := errors.New("not ready within 1ms")
+	ctx, cancel := context.WithTimeoutCause(t.Context(), time.Millisecond, outOfTime)
+	defer cancel()
+	p.step("cluster", func(ctx context.Context, _ *undo) (string, error) {
+		<-ctx.Done()
+		return "", fmt.Errorf("etcd does not answer: %w", ctx.Err())
+	})
+	err := p.up(ctx, &u, func(StepEvent) {})
+	if !errors.Is(err, outOfTime) || !strings.Contains(err.Error(), "cluster: etcd does not answer") {
+		t.Errorf("got %v", err)
 	}
 }

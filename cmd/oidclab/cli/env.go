@@ -1,0 +1,197 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/oidclab/oidclab/lab"
+	"github.com/oidclab/oidclab/lab/control"
+	"github.com/oidclab/oidclab/lab/problem"
+)
+
+// variable is one environment variable.
+type variable struct{ name, value string }
+
+// environments are what `env --for` knows, in the order of `all`.
+var environments = []struct {
+	name string
+	get  func(ctx context.Context, client *control.Client, info lab.Info, cluster lab.ClusterInfo) ([]variable, error)
+}{
+	{"kubernetes", kubernetesEnv},
+	{"aws", awsEnv},
+	{"generic", genericEnv},
+	{"vault", vaultEnv},
+}
+
+func (a *app) envCommand() *cobra.Command {
+	var party, clusterID string
+	names := []string{}
+	for _, e := range environments {
+		names = append(names, e.name)
+	}
+	names = append(names, "all")
+	cmd := &cobra.Command{
+		Use:   "env",
+		Short: "Print the environment that points an application at the lab",
+		Long: `Print the environment that points an unmodified application at the lab, as a pod
+identity webhook would set it. Token files hold a token of the service account
+demo/app and are renewed for as long as the lab is up.`,
+		Example: `  eval "$(oidclab env --for aws)" && aws sts get-caller-identity
+  oidclab env --for vault -o dotenv > .env
+  oidclab env -o github >> "$GITHUB_ENV"`,
+		Args: exactly(0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !slices.Contains(names, party) {
+				return problem.New(problem.Usage, "oidclab env --help", "there is no environment for %q, but for %s", party, strings.Join(names, ", "))
+			}
+			return a.withLab(cmd.Context(), func(ctx context.Context, client *control.Client, status lab.Status) error {
+				cluster, err := findCluster(status.Info, clusterID)
+				if err != nil {
+					return err
+				}
+				var variables []variable
+				for _, e := range environments {
+					if e.name != party && party != "all" {
+						continue
+					}
+					if e.name == "vault" && status.Vault == nil && party == "all" {
+						continue
+					}
+					more, err := e.get(ctx, client, status.Info, cluster)
+					if err != nil {
+						return err
+					}
+					variables = append(variables, more...)
+				}
+				return a.showVariables(variables)
+			})
+		},
+	}
+	cmd.Flags().StringVar(&party, "for", "all", "the relying party: "+strings.Join(names, ", "))
+	clusterFlag(cmd, &clusterID)
+	a.outputFlag(cmd, "shell", "dotenv", "github", "json")
+	return cmd
+}
+
+func (a *app) showVariables(variables []variable) error {
+	if a.output == "json" {
+		object := map[string]string{}
+		for _, v := range variables {
+			object[v.name] = v.value
+		}
+		return a.printJSON(object)
+	}
+	for _, v := range variables {
+		switch a.output {
+		case "shell":
+			a.printf("export %s=%s\n", v.name, shellQuoted(v.value))
+		case "dotenv":
+			a.printf("%s=\"%s\"\n", v.name, strings.NewReplacer(`\`, `\\`, `"`, `\"`, "$", `\$`).Replace(v.value))
+		case "github":
+			a.printf("%s=%s\n", v.name, v.value)
+		}
+	}
+	return nil
+}
+
+func shellQuoted(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+
+func kubernetesEnv(_ context.Context, _ *control.Client, _ lab.Info, cluster lab.ClusterInfo) ([]variable, error) {
+	return []variable{{"KUBECONFIG", cluster.Kubeconfig}}, nil
+}
+
+func awsEnv(ctx context.Context, client *control.Client, info lab.Info, cluster lab.ClusterInfo) ([]variable, error) {
+	file, err := client.TokenFile(ctx, cluster.ID, info.AWS.Audience)
+	if err != nil {
+		return nil, err
+	}
+	return []variable{
+		{"AWS_ROLE_ARN", info.AWS.Roles[cluster.ID]},
+		{"AWS_WEB_IDENTITY_TOKEN_FILE", file},
+		// Not AWS_ENDPOINT_URL: the Go SDK's credential chain does not heed it,
+		// and the token would go to the real AWS.
+		{"AWS_ENDPOINT_URL_STS", info.AWS.Endpoint},
+		{"AWS_CA_BUNDLE", info.CAFile},
+		{"AWS_REGION", info.AWS.Region},
+		{"AWS_DEFAULT_REGION", info.AWS.Region},
+		{"AWS_EC2_METADATA_DISABLED", "true"},
+	}, nil
+}
+
+func genericEnv(ctx context.Context, client *control.Client, info lab.Info, cluster lab.ClusterInfo) ([]variable, error) {
+	file, err := client.TokenFile(ctx, cluster.ID, info.Generic.Audience)
+	if err != nil {
+		return nil, err
+	}
+	return []variable{
+		{"OIDCLAB_TOKEN_URL", info.Generic.Parties[0].TokenURL},
+		{"OIDCLAB_TOKEN_FILE", file},
+		{"OIDCLAB_TARGET", info.Generic.Target},
+		{"OIDCLAB_RESOURCE", info.Generic.Resource},
+		{"OIDCLAB_CA_FILE", info.CAFile},
+	}, nil
+}
+
+func vaultEnv(ctx context.Context, client *control.Client, info lab.Info, cluster lab.ClusterInfo) ([]variable, error) {
+	if info.Vault == nil {
+		return nil, withoutVault(info)
+	}
+	file, err := client.TokenFile(ctx, cluster.ID, info.Vault.Audience)
+	if err != nil {
+		return nil, err
+	}
+	return []variable{
+		{"VAULT_ADDR", info.Vault.Address},
+		{"VAULT_CACERT", info.CAFile},
+		{"OIDCLAB_VAULT_MOUNT", info.Vault.Mounts[cluster.ID].JWT},
+		{"OIDCLAB_VAULT_ROLE", info.Vault.Role},
+		{"OIDCLAB_VAULT_TOKEN_FILE", file},
+	}, nil
+}
+
+func withoutVault(info lab.Info) error {
+	return problem.New(problem.EnvironmentMissing, "oidclab down, then oidclab up with a vault program on PATH", "lab %s has no Vault: %s", info.Name, info.Absent["vault"])
+}
+
+// withLab calls use with a client of the lab, which must be running, and its status.
+func (a *app) withLab(ctx context.Context, use func(context.Context, *control.Client, lab.Status) error) error {
+	dir, err := a.state()
+	if err != nil {
+		return err
+	}
+	client, err := dir.client()
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	status, err := client.Status(ctx)
+	if err != nil {
+		return err
+	}
+	return use(ctx, client, status)
+}
+
+func clusterFlag(cmd *cobra.Command, id *string) {
+	cmd.Flags().StringVar(id, "cluster", "c1", "id of the cluster")
+}
+
+func findCluster(info lab.Info, id string) (lab.ClusterInfo, error) {
+	for _, c := range info.Clusters {
+		if c.ID == id {
+			return c, nil
+		}
+	}
+	return lab.ClusterInfo{}, problem.New(problem.Usage, "oidclab status", "lab %s has no cluster %q", info.Name, id)
+}
+
+// plural returns "1 key", "2 keys".
+func plural(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}

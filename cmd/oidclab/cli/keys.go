@@ -1,0 +1,155 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/oidclab/oidclab/lab"
+	"github.com/oidclab/oidclab/lab/control"
+	"github.com/oidclab/oidclab/lab/problem"
+)
+
+func (a *app) keysCommand() *cobra.Command {
+	return group("keys", "List and rotate the service-account signing keys", a.keysListCommand(), a.keysRotateCommand())
+}
+
+func (a *app) keysListCommand() *cobra.Command {
+	var clusterID string
+	cmd := &cobra.Command{
+		Use: "list", Short: "List a cluster's keys: kid, state, and since when", Args: exactly(0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.withLab(cmd.Context(), func(ctx context.Context, client *control.Client, status lab.Status) error {
+				infos, err := client.Keys(ctx, clusterID)
+				if err != nil {
+					return err
+				}
+				if a.output == "json" {
+					return a.printJSON(infos)
+				}
+				w := tabwriter.NewWriter(a.Out, 0, 0, 2, ' ', 0)
+				fmt.Fprintln(w, "KID\tSTATE\tSINCE\tALG\tLAST TOKEN EXPIRES")
+				for _, k := range infos {
+					expires := "-"
+					if !k.LastExpiry.IsZero() {
+						expires = k.LastExpiry.UTC().Format(time.RFC3339)
+					}
+					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", k.ID, k.State, k.Since.UTC().Format(time.RFC3339), k.Algorithm, expires)
+				}
+				if err := w.Flush(); err != nil {
+					return err
+				}
+				if r, ok := status.Rotations[clusterID]; ok {
+					a.printf("\n")
+					a.showRotation(r)
+				}
+				return nil
+			})
+		},
+	}
+	clusterFlag(cmd, &clusterID)
+	a.outputFlag(cmd, "text", "json")
+	return cmd
+}
+
+func (a *app) keysRotateCommand() *cobra.Command {
+	var clusterID, phase, kid, signer string
+	var advance bool
+	cmd := &cobra.Command{
+		Use:   "rotate",
+		Short: "Rotate a cluster's signing key, safely or phase by phase",
+		Long: `Rotate a cluster's signing key, without a restart.
+
+With --phase all, the default, this is the safe plan: publish a new key now; let
+it sign once every relying party's cache must know it; remove the old key once
+the last token that it signed has expired. The lab carries out the later phases
+when their time has come, on the lab clock; ` + "`keys list`" + ` shows the plan.
+--advance-clock moves the lab clock to where the new key may sign.
+
+The phases can be taken one by one, at the wrong time too, to see what breaks:
+  publish   a new key appears in the key set
+  sign      it signs; the key that signed until now is retired, and stays published
+  retire    the same as sign: one key always signs
+  remove    the retired key leaves the key set`,
+		Example: `  oidclab keys rotate
+  oidclab keys rotate --advance-clock
+  oidclab keys rotate --phase publish && oidclab keys rotate --phase sign`,
+		Args: exactly(0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if signer != "external" {
+				return problem.New(problem.Usage, "oidclab keys rotate", "the signer %q is not there: this engine signs with the external signer only", signer)
+			}
+			if advance && phase != "all" {
+				return problem.New(problem.Usage, "oidclab keys rotate --advance-clock", "--advance-clock goes with --phase all")
+			}
+			return a.withLab(cmd.Context(), func(ctx context.Context, client *control.Client, _ lab.Status) error {
+				if phase == "all" {
+					rotation, err := client.StartRotation(ctx, clusterID, advance)
+					if err != nil {
+						return err
+					}
+					if a.output == "json" {
+						return a.printJSON(rotation)
+					}
+					a.showRotation(rotation)
+					return nil
+				}
+				key, err := takePhase(ctx, client, phase, clusterID, kid)
+				if err != nil {
+					return err
+				}
+				if a.output == "json" {
+					return a.printJSON(key)
+				}
+				a.printf("%s is %s\n", key.ID, key.State)
+				return nil
+			})
+		},
+	}
+	clusterFlag(cmd, &clusterID)
+	cmd.Flags().StringVar(&phase, "phase", "all", "publish, sign, retire, remove, or all")
+	cmd.Flags().StringVar(&kid, "kid", "", "the key; empty means the newest that the phase applies to")
+	cmd.Flags().StringVar(&signer, "signer", "external", "who signs: external")
+	cmd.Flags().BoolVar(&advance, "advance-clock", false, "move the lab clock to where the new key may sign")
+	a.outputFlag(cmd, "text", "json")
+	return cmd
+}
+
+func takePhase(ctx context.Context, client *control.Client, phase, clusterID, kid string) (lab.KeyInfo, error) {
+	switch phase {
+	case "publish":
+		return client.PublishKey(ctx, clusterID)
+	case "sign", "retire":
+		return client.SignWithKey(ctx, clusterID, kid)
+	case "remove":
+		return client.RemoveKey(ctx, clusterID, kid)
+	}
+	return lab.KeyInfo{}, problem.New(problem.Usage, "oidclab keys rotate --help", "there is no phase %q", phase)
+}
+
+func (a *app) showRotation(r lab.Rotation) {
+	mark := func(done bool) string {
+		if done {
+			return "✓"
+		}
+		return "·"
+	}
+	signs := r.Phase == "signing" || r.Phase == "done"
+	a.printf("rotation from %s to %s: %s\n", r.OldKey, r.NewKey, r.Phase)
+	a.printf(" ✓ publish  the new key is in the key set\n")
+	a.printf(" %s sign     at %s lab time: %s\n", mark(signs), r.SignAt.UTC().Format(time.RFC3339), r.SignWhy)
+	switch {
+	case !signs:
+		a.printf(" · remove   the old key, when the last token that it signed has expired\n")
+	case r.RemoveAt.IsZero():
+		a.printf(" %s remove   the old key, which has signed no token\n", mark(r.Phase == "done"))
+	default:
+		a.printf(" %s remove   at %s, lab and system time: the last token of the old key has expired for everybody\n", mark(r.Phase == "done"), r.RemoveAt.UTC().Format(time.RFC3339))
+	}
+	if r.Error != "" {
+		a.printf(" ✗ %s\n", r.Error)
+	}
+}

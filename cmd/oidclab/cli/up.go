@@ -1,0 +1,185 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"sort"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/oidclab/oidclab/lab"
+	"github.com/oidclab/oidclab/lab/problem"
+	"github.com/oidclab/oidclab/lab/vault"
+)
+
+type upFlags struct {
+	engine     string
+	clusters   int
+	port       int
+	vault      string
+	timeout    time.Duration
+	foreground bool
+	keep       bool
+}
+
+func (a *app) upCommand() *cobra.Command {
+	var flags upFlags
+	cmd := &cobra.Command{
+		Use:   "up",
+		Short: "Bring up a lab, and leave it running in the background",
+		Long: `Bring up a lab: Kubernetes control planes that are OIDC issuers, the HTTPS front
+that publishes their keys, the token service with its relying parties, and Vault.
+It runs in the background until ` + "`oidclab down`" + `. If it is up already, up says where
+everything is and changes nothing.`,
+		Example: `  oidclab up
+  oidclab up --clusters 2              two issuers, for trust that must not be shared
+  oidclab up --name ci --timeout 1m    a second lab beside the first
+  oidclab up --foreground              stay attached; Ctrl-C is down`,
+		Args: exactly(0),
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.up(cmd, flags) },
+	}
+	cmd.Flags().StringVar(&flags.engine, "engine", "auto", "what runs the clusters: auto or embedded")
+	cmd.Flags().IntVar(&flags.clusters, "clusters", 1, "number of clusters, 1 to 9")
+	cmd.Flags().IntVar(&flags.port, "port", 0, "port of the issuer front on 127.0.0.1; 0 means any free one")
+	cmd.Flags().StringVar(&flags.vault, "vault", "auto", "auto (if there is a vault program on PATH), none, or the path of a vault program")
+	cmd.Flags().DurationVar(&flags.timeout, "timeout", 3*time.Minute, "how long to wait until everything is ready")
+	cmd.Flags().BoolVar(&flags.foreground, "foreground", false, "stay attached; Ctrl-C is down")
+	cmd.Flags().BoolVar(&flags.keep, "keep", false, "if the lab does not come up, keep its files and logs")
+	a.outputFlag(cmd, "text", "json")
+	return cmd
+}
+
+func (a *app) up(cmd *cobra.Command, flags upFlags) error {
+	ctx := cmd.Context()
+	dir, err := a.state()
+	if err != nil {
+		return err
+	}
+	if flags.engine != "auto" && flags.engine != "embedded" {
+		return problem.New(problem.Usage, "oidclab up --engine embedded", "there is no engine %q here", flags.engine)
+	}
+	if flags.timeout <= 0 {
+		return problem.New(problem.Usage, "oidclab up --help", "the timeout %s is not positive", flags.timeout)
+	}
+	spec, err := a.spec(dir, flags)
+	if err != nil {
+		return err
+	}
+	lock, err := dir.acquire()
+	if err != nil {
+		if status, statusErr := runningStatus(ctx, dir); statusErr == nil {
+			if cmd.Flags().Changed("clusters") && len(status.Clusters) != flags.clusters {
+				return problem.New(problem.Conflict, "oidclab down, or another --name", "lab %s is up with %d clusters, not %d", dir.name(), len(status.Clusters), flags.clusters)
+			}
+			fmt.Fprintf(a.Err, "oidclab: lab %s is up already\n", dir.name())
+			return a.showInfo(status.Info)
+		}
+		return err
+	}
+	// Whatever is there belongs to a lab whose supervisor is dead, and with it its children.
+	if err := dir.clear(); err != nil {
+		return environment(err)
+	}
+	request := superviseRequest{Spec: spec, Timeout: flags.timeout, Keep: flags.keep}
+	show := newProgress(a.Err)
+	began := time.Now()
+	if flags.foreground {
+		if err := dir.setOwner(lock, os.Getpid()); err != nil {
+			return err
+		}
+		s := supervisor{dir: dir, request: request, log: newLog(a.Err), observe: show.observe, ready: func(info lab.Info) {
+			show.end()
+			fmt.Fprintf(a.Err, "lab %s is ready after %.1f s; Ctrl-C is down\n", dir.name(), time.Since(began).Seconds())
+			_ = a.showInfo(info)
+		}}
+		return s.run(ctx)
+	}
+	info, err := startSupervisor(ctx, dir, lock, request, show.observe)
+	show.end()
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(a.Err, "lab %s is ready after %.1f s\n", dir.name(), time.Since(began).Seconds())
+	return a.showInfo(info)
+}
+
+func (a *app) spec(dir stateDir, flags upFlags) (lab.Spec, error) {
+	executable, err := os.Executable()
+	if err != nil {
+		return lab.Spec{}, err
+	}
+	spec := lab.Spec{
+		Name: dir.name(), Dir: string(dir), Clusters: flags.clusters, Port: flags.port,
+		Command: []string{executable, ComponentCommand},
+	}
+	switch flags.vault {
+	case "none":
+		spec.NoVault = "--vault none"
+	case "auto":
+		if spec.Vault, err = vault.Find(exec.LookPath); err != nil {
+			spec.NoVault = err.Error()
+			fmt.Fprintf(a.Err, "oidclab: without Vault: %v\n", err)
+		}
+	default:
+		if spec.Vault, err = exec.LookPath(flags.vault); err != nil {
+			return lab.Spec{}, problem.New(problem.EnvironmentMissing, "oidclab up --vault none, or install Vault", "the vault program: %w", err)
+		}
+	}
+	return spec, nil
+}
+
+// runningStatus returns the status of a lab that is up.
+func runningStatus(ctx context.Context, dir stateDir) (lab.Status, error) {
+	client, err := dir.client()
+	if err != nil {
+		return lab.Status{}, err
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	return client.Status(ctx)
+}
+
+func (a *app) showInfo(info lab.Info) error {
+	if a.output == "json" {
+		return a.printJSON(info)
+	}
+	w := tabwriter.NewWriter(a.Out, 0, 0, 2, ' ', 0)
+	row := func(name, value string) { fmt.Fprintf(w, "%s\t%s\n", name, value) }
+	for _, c := range info.Clusters {
+		row("issuer "+c.ID, c.Issuer)
+		row("kubeconfig "+c.ID, c.Kubeconfig)
+	}
+	row("aws", info.AWS.Endpoint)
+	for _, party := range info.Generic.Parties {
+		row(party.Name, party.TokenURL)
+	}
+	row("resource", info.Generic.Resource)
+	if info.Vault != nil {
+		row("vault", info.Vault.Address)
+	}
+	row("ca", info.CAFile)
+	for _, what := range sortedKeys(info.Absent) {
+		row("without "+what, firstLine(info.Absent[what]))
+	}
+	return w.Flush()
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	sort.Strings(keys)
+	return keys
+}
+
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(s, "\n")
+	return line
+}

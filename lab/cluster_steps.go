@@ -1,0 +1,148 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/oidclab/oidclab/fixtures"
+	"github.com/oidclab/oidclab/lab/clock"
+	"github.com/oidclab/oidclab/lab/cluster"
+	"github.com/oidclab/oidclab/lab/cluster/embedded"
+	"github.com/oidclab/oidclab/lab/cluster/signer"
+	"github.com/oidclab/oidclab/lab/keys"
+	"github.com/oidclab/oidclab/lab/problem"
+)
+
+func (m *member) startSigner(l *Lab) func(context.Context, *undo) (string, error) {
+	return func(_ context.Context, u *undo) (string, error) {
+		if err := os.MkdirAll(m.dir, 0o700); err != nil {
+			return "", err
+		}
+		set, err := keys.New(clock.System{}, keys.RS256)
+		if err != nil {
+			return "", err
+		}
+		m.keys = set
+		server, err := signer.Start(signer.Config{Socket: m.socket(), Keys: set, Trace: l.Trace})
+		if err != nil {
+			return "", err
+		}
+		u.add("signer "+m.id, func(context.Context) error { server.Stop(); return nil })
+		return "kid " + set.Current().ID, nil
+	}
+}
+
+func (m *member) socket() string { return filepath.Join(m.dir, "signer.sock") }
+
+func (m *member) startCluster(l *Lab) func(context.Context, *undo) (string, error) {
+	return func(ctx context.Context, u *undo) (string, error) {
+		started, err := embedded.Start(ctx, embedded.Config{
+			Identity: cluster.Identity{ID: m.id, Issuer: m.issuer, JWKSURI: m.jwksURI, SignerSocket: m.socket()},
+			Dir:      m.dir,
+			Command:  l.spec.Command,
+		})
+		if err != nil {
+			return "", err
+		}
+		m.cluster = started
+		u.add("cluster "+m.id, started.Close)
+		for _, account := range []string{fixtures.ServiceAccount, fixtures.OtherServiceAccount} {
+			if err := started.API().EnsureServiceAccount(ctx, fixtures.Namespace, account); err != nil {
+				return "", err
+			}
+		}
+		kubeconfig := filepath.Join(m.dir, "kubeconfig")
+		if err := os.WriteFile(kubeconfig, started.Kubeconfig(), 0o600); err != nil {
+			return "", err
+		}
+		l.front.Publish(m.id, documents{started.API()})
+		return m.issuer, nil
+	}
+}
+
+// documents makes a cluster the source of what the front publishes.
+type documents struct{ api *cluster.API }
+
+func (d documents) Discovery(ctx context.Context) ([]byte, time.Duration, error) {
+	document, err := d.api.Discovery(ctx)
+	return document.Body, maxAge(document.Header), err
+}
+
+func (d documents) JWKS(ctx context.Context) ([]byte, time.Duration, error) {
+	document, err := d.api.JWKS(ctx)
+	return document.Body, maxAge(document.Header), err
+}
+
+// maxAge returns the max-age directive of Cache-Control, RFC 9111 section
+// 5.2.2.1, or 0.
+func maxAge(header http.Header) time.Duration {
+	for directive := range strings.SplitSeq(header.Get("Cache-Control"), ",") {
+		if value, ok := strings.CutPrefix(strings.TrimSpace(directive), "max-age="); ok {
+			if seconds, err := strconv.Atoi(value); err == nil && seconds > 0 {
+				return time.Duration(seconds) * time.Second
+			}
+		}
+	}
+	return 0
+}
+
+// awaitReady fetches what every relying party will: each cluster's documents
+// from the front. Then it says where everything is.
+func (l *Lab) awaitReady(ctx context.Context, _ *undo) (string, error) {
+	if err := l.front.Ready(ctx); err != nil {
+		return "", err
+	}
+	for _, m := range l.members {
+		l.info.Clusters = append(l.info.Clusters, ClusterInfo{
+			ID: m.id, Issuer: m.issuer, JWKSURI: m.jwksURI, Server: m.cluster.API().Config().Host, Kubeconfig: filepath.Join(m.dir, "kubeconfig"),
+		})
+		if _, err := l.get(ctx, m.issuer+"/.well-known/openid-configuration"); err != nil {
+			return "", err
+		}
+		if _, err := l.get(ctx, m.jwksURI); err != nil {
+			return "", err
+		}
+	}
+	return "", nil
+}
+
+// get fetches a document from one of the lab's servers, as a stranger would.
+func (l *Lab) get(ctx context.Context, url string) (_ []byte, err error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	response, err := l.client.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, response.Body.Close()) }()
+	body, err := io.ReadAll(io.LimitReader(response.Body, maxDocument))
+	if err != nil {
+		return nil, fmt.Errorf("GET %s: %w", url, err)
+	}
+	if response.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("GET %s: %s", url, response.Status)
+	}
+	return body, nil
+}
+
+func (l *Lab) member(id string) (*member, error) {
+	if id == "" {
+		id = clusterID(0)
+	}
+	for _, m := range l.members {
+		if m.id == id {
+			return m, nil
+		}
+	}
+	return nil, problem.New(problem.Usage, "oidclab status", "this lab has no cluster %q", id)
+}

@@ -1,0 +1,92 @@
+package lab
+
+import (
+	"time"
+
+	"github.com/oidclab/oidclab/lab/clock"
+	"github.com/oidclab/oidclab/lab/proc"
+	"github.com/oidclab/oidclab/lab/sts"
+)
+
+// Info is where everything of a ready lab is. It holds no secrets.
+type Info struct {
+	Name     string            `json:"name"`
+	Engine   string            `json:"engine"`
+	Dir      string            `json:"dir"`
+	CAFile   string            `json:"caFile"` // PEM; the root of front, token service and Vault
+	Front    string            `json:"front"`  // origin of the issuer front
+	Clusters []ClusterInfo     `json:"clusters"`
+	AWS      AWSInfo           `json:"aws"`
+	Generic  GenericInfo       `json:"generic"`
+	Vault    *VaultInfo        `json:"vault,omitempty"`
+	Absent   map[string]string `json:"absent,omitempty"` // what this lab lacks, and why
+}
+
+// ClusterInfo is where a cluster is.
+type ClusterInfo struct {
+	ID         string `json:"id"`
+	Issuer     string `json:"issuer"`
+	JWKSURI    string `json:"jwksURI"`
+	Server     string `json:"server"`     // of the Kubernetes API
+	Kubeconfig string `json:"kubeconfig"` // file
+}
+
+// AWSInfo is how AWS's SDKs reach the lab's AWS.
+type AWSInfo struct {
+	Endpoint string            `json:"endpoint"`
+	Region   string            `json:"region"`
+	Audience string            `json:"audience"`
+	Roles    map[string]string `json:"roles"` // ARN by cluster
+}
+
+// GenericInfo is how clients reach the RFC 8693 token service.
+type GenericInfo struct {
+	Issuer   string         `json:"issuer"` // of its access tokens
+	Audience string         `json:"audience"`
+	Target   string         `json:"target"`   // what to ask an access token for
+	Resource string         `json:"resource"` // URL of the protected resource that takes it
+	Parties  []GenericParty `json:"parties"`
+}
+
+// GenericParty is one relying party of the generic token service.
+type GenericParty struct {
+	Name     string          `json:"name"`
+	TokenURL string          `json:"tokenURL"`
+	Cache    sts.CachePolicy `json:"cache"`
+}
+
+// VaultInfo is how clients reach Vault.
+type VaultInfo struct {
+	Address  string                `json:"address"`
+	Audience string                `json:"audience"`
+	Role     string                `json:"role"`     // may read Secret
+	BareRole string                `json:"bareRole"` // may log in, and nothing else
+	Secret   string                `json:"secret"`   // API path of the KV v2 secret
+	Mounts   map[string]AuthMounts `json:"mounts"`   // by cluster
+}
+
+// AuthMounts are the paths of a cluster's two auth methods.
+type AuthMounts struct {
+	JWT        string `json:"jwt"`
+	Kubernetes string `json:"kubernetes"`
+}
+
+// Status is the state of a lab at one moment.
+type Status struct {
+	Info
+	PID        int                 `json:"pid"` // of the supervisor
+	Since      time.Time           `json:"since"`
+	Ready      bool                `json:"ready"`
+	Problems   []string            `json:"problems,omitempty"` // why it is not ready
+	Components []proc.Status       `json:"components"`
+	Caches     []PartyCache        `json:"caches"`
+	Clock      clock.State         `json:"clock"`
+	Rotations  map[string]Rotation `json:"rotations,omitempty"` // by cluster
+}
+
+// PartyCache is what a relying party keeps of an issuer's keys.
+type PartyCache struct {
+	Party  string          `json:"party"`
+	Policy string          `json:"policy"`
+	State  sts.KeySetState `json:"state"`
+}

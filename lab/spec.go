@@ -1,0 +1,52 @@
+package lab
+
+import (
+	"log/slog"
+	"path/filepath"
+	"strconv"
+
+	"github.com/oidclab/oidclab/lab/problem"
+)
+
+// Limits of a Spec.
+const (
+	maxClusters   = 9
+	maxSocketPath = 107 // bytes, unix(7): sun_path without its final NUL
+	longestSocket = "clusters/c9/signer.sock"
+)
+
+// Spec is all choices that make a lab. Its zero value, with a directory and a
+// command, is a useful one.
+type Spec struct {
+	Name     string   // of the lab, for messages
+	Dir      string   // where it keeps its state; absolute, exists, belongs to this lab alone (0700)
+	Clusters int      // 1 to 9; 0 means 1
+	Port     int      // of the issuer front; 0 means any free one
+	Command  []string // runs this program as a component of a control plane
+	Vault    string   // the vault program; empty means a lab without Vault
+	NoVault  string   // why there is no Vault, for messages; only if Vault is empty
+
+	Log *slog.Logger `json:"-"` // nil means none
+}
+
+func (s Spec) validated() (Spec, error) {
+	if s.Clusters == 0 {
+		s.Clusters = 1
+	}
+	if s.Clusters < 1 || s.Clusters > maxClusters {
+		return s, problem.New(problem.Usage, "", "a lab has 1 to %d clusters, not %d", maxClusters, s.Clusters)
+	}
+	if s.Port < 0 || s.Port > 65535 {
+		return s, problem.New(problem.Usage, "", "port %d is not between 0 and 65535", s.Port)
+	}
+	if n := len(filepath.Join(s.Dir, longestSocket)); n > maxSocketPath {
+		return s, problem.New(problem.BadConfig, "set XDG_STATE_HOME to a shorter path, or take a shorter --name",
+			"the state directory %s is too long: a Unix socket in it would have a path of %d bytes, and the limit is %d", s.Dir, n, maxSocketPath)
+	}
+	if s.Log == nil {
+		s.Log = slog.New(slog.DiscardHandler)
+	}
+	return s, nil
+}
+
+func clusterID(i int) string { return "c" + strconv.Itoa(i+1) }

@@ -1,0 +1,67 @@
+package lab
+
+import (
+	"context"
+	"path/filepath"
+	"time"
+
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/oidclab/oidclab/fixtures"
+	"github.com/oidclab/oidclab/lab/cluster"
+	"github.com/oidclab/oidclab/lab/vault"
+)
+
+// reviewerLife is the life of the token that Vault reviews others with: the
+// longest that the signer agrees to.
+const reviewerLife = 24 * time.Hour
+
+func (l *Lab) startVault(ctx context.Context, u *undo) (string, error) {
+	server, err := vault.Start(ctx, vault.Config{
+		Program: l.spec.Vault, Dir: filepath.Join(l.spec.Dir, "vault"), CA: l.ca, Log: l.spec.Log,
+	})
+	if err != nil {
+		return "", err
+	}
+	u.add("vault", server.Stop)
+	l.vault = server
+	l.info.Vault = &VaultInfo{
+		Address: server.URL(), Audience: fixtures.VaultAudience, Role: vault.Role, BareRole: vault.BareRole,
+		Secret: vault.SecretPath, Mounts: map[string]AuthMounts{},
+	}
+	return server.URL(), nil
+}
+
+func (l *Lab) configureVault(ctx context.Context, _ *undo) (string, error) {
+	setup := vault.Setup{Audience: fixtures.VaultAudience, Namespace: fixtures.Namespace, ServiceAccount: fixtures.ServiceAccount}
+	for _, m := range l.members {
+		reviewer, err := reviewerToken(ctx, m.cluster.API())
+		if err != nil {
+			return "", err
+		}
+		config := m.cluster.API().Config()
+		setup.Clusters = append(setup.Clusters, vault.Cluster{
+			ID: m.id, Issuer: m.issuer, IssuerCA: l.ca.CertPEM(), Server: config.Host, ServerCA: config.CAData, ReviewerToken: reviewer,
+		})
+		l.info.Vault.Mounts[m.id] = AuthMounts{JWT: vault.JWTMount(m.id), Kubernetes: vault.KubernetesMount(m.id)}
+	}
+	return "", l.vault.Configure(ctx, setup)
+}
+
+// reviewerToken returns a token of a service account that may create
+// TokenReviews and nothing else.
+func reviewerToken(ctx context.Context, api *cluster.API) (string, error) {
+	if err := api.EnsureServiceAccount(ctx, fixtures.Namespace, fixtures.VaultReviewer); err != nil {
+		return "", err
+	}
+	_, err := api.Kubernetes().RbacV1().ClusterRoleBindings().Create(ctx, &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: fixtures.VaultReviewerBinding},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: fixtures.VaultReviewerRole},
+		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: fixtures.Namespace, Name: fixtures.VaultReviewer}},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		return "", err
+	}
+	return api.Token(ctx, cluster.TokenRequest{Namespace: fixtures.Namespace, ServiceAccount: fixtures.VaultReviewer, Expiration: reviewerLife})
+}
