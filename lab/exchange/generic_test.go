@@ -1,0 +1,122 @@
+package exchange_test
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/oidclab/oidclab/lab/exchange"
+)
+
+func TestGeneric(t *testing.T) {
+	const body = `{"access_token":"at","issued_token_type":"urn:ietf:params:oauth:token-type:access_token","token_type":"Bearer","expires_in":900,"scope":"read"}`
+	for name, test := range map[string]struct {
+		target exchange.GenericTarget
+		more   url.Values
+	}{
+		"plain":      {exchange.GenericTarget{}, nil},
+		"everything": {exchange.GenericTarget{Audience: "a", Resource: "https://r.example/", Scope: "s"}, url.Values{"audience": {"a"}, "resource": {"https://r.example/"}, "scope": {"s"}}},
+	} {
+		want := url.Values{
+			"grant_type":           {"urn:ietf:params:oauth:grant-type:token-exchange"},
+			"subject_token":        {subjectToken},
+			"subject_token_type":   {"urn:ietf:params:oauth:token-type:jwt"},
+			"requested_token_type": {"urn:ietf:params:oauth:token-type:access_token"},
+		}
+		for parameter, values := range test.more {
+			want[parameter] = values
+		}
+		p := startParty(t, func(w http.ResponseWriter, r *http.Request) {
+			if r.Method != http.MethodPost || r.URL.RequestURI() != "/token" || r.Header.Get("Content-Type") != "application/x-www-form-urlencoded" {
+				t.Errorf("%s: %s %s %v", name, r.Method, r.URL, r.Header)
+			}
+			_ = r.ParseForm()
+			if diff := cmp.Diff(want, r.PostForm); diff != "" {
+				t.Errorf("%s: %s", name, diff)
+			}
+			answer(w, 200, "application/json;charset=UTF-8", body)
+		})
+		test.target.TokenURL, test.target.Client = p.url+"/token", p.client
+		got, err := exchange.Generic(t.Context(), test.target, subjectToken)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(body, marshal(t, got)); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
+}
+
+func TestGenericIsRefused(t *testing.T) {
+	for _, test := range []struct {
+		status int
+		body   string
+		want   exchange.RefusedError
+	}{
+		{400, `{"error":"invalid_request","error_description":"token expired"}`, exchange.RefusedError{Code: "invalid_request", Message: "token expired"}},
+		{400, `{"error":"invalid_target"}`, exchange.RefusedError{Code: "invalid_target"}},
+		{404, "404 page not found\n", exchange.RefusedError{Message: "404 page not found"}},
+	} {
+		p := startParty(t, func(w http.ResponseWriter, _ *http.Request) { answer(w, test.status, "application/json", test.body) })
+		_, err := exchange.Generic(t.Context(), exchange.GenericTarget{TokenURL: p.url + "/token", Client: p.client}, subjectToken)
+		test.want.Party, test.want.Status = "generic", test.status
+		p.wantRefused(t, err, test.want)
+	}
+}
+
+func TestGenericAnswerLacksSomething(t *testing.T) {
+	for _, body := range []string{
+		`{"issued_token_type":"x","token_type":"Bearer"}`,
+		`{"access_token":"at","token_type":"Bearer"}`,
+		`{"access_token":"at","issued_token_type":"x"}`,
+	} {
+		p := startParty(t, func(w http.ResponseWriter, _ *http.Request) { answer(w, 200, "application/json", body) })
+		_, err := exchange.Generic(t.Context(), exchange.GenericTarget{TokenURL: p.url + "/token", Client: p.client}, subjectToken)
+		if err == nil || !strings.Contains(err.Error(), "RFC 8693 section 2.2.1") {
+			t.Errorf("%s: %v", body, err)
+		}
+	}
+}
+
+func TestUseResource(t *testing.T) {
+	for _, test := range []struct{ contentType, body, want string }{
+		{"application/json", `{"subject": "me"}` + "\n", `{"subject": "me"}`},
+		{"application/json; charset=utf-8", `[]`, `[]`},
+		{"application/json", `not json`, `"not json"`},
+		{"text/plain", `{}`, `"{}"`},
+	} {
+		p := startParty(t, func(w http.ResponseWriter, r *http.Request) {
+			if r.Method != http.MethodGet || r.URL.RequestURI() != "/resource" || r.Header.Get("Authorization") != "Bearer at" {
+				t.Errorf("%s %s %v", r.Method, r.URL, r.Header)
+			}
+			answer(w, 200, test.contentType, test.body)
+		})
+		got, err := exchange.UseResource(t.Context(), p.client, p.url+"/resource", "at")
+		if err != nil || string(got) != test.want {
+			t.Errorf("got %s, %v, want %s", got, err, test.want)
+		}
+	}
+}
+
+func TestUseResourceIsRefused(t *testing.T) {
+	for _, test := range []struct {
+		status          int
+		challenge, body string
+		want            exchange.RefusedError
+	}{
+		{401, `Bearer realm="lab", error="invalid_token", error_description="The access token expired"`, "", exchange.RefusedError{Code: "invalid_token", Message: "The access token expired"}},
+		{403, `Bearer error_description="more", error="insufficient_scope"`, "no", exchange.RefusedError{Code: "insufficient_scope", Message: "more"}},
+		{401, "Bearer", "who are you?", exchange.RefusedError{Message: "who are you?"}},
+	} {
+		p := startParty(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("WWW-Authenticate", test.challenge)
+			answer(w, test.status, "text/plain", test.body)
+		})
+		_, err := exchange.UseResource(t.Context(), p.client, p.url+"/resource", "at")
+		test.want.Party, test.want.Status = "resource", test.status
+		p.wantRefused(t, err, test.want)
+	}
+}
