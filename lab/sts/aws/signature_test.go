@@ -24,6 +24,7 @@ type call struct {
 	region      string
 	at          time.Time
 	presign     bool
+	keepHeaders bool // sign X-Amz- headers as such, do not move them to the query
 }
 
 // whoAmI sends a signed GetCallerIdentity. before changes what is signed.
@@ -53,7 +54,8 @@ func (a *account) signed(t testing.TB, credentials answer, before func(*call)) *
 		}
 		return c.request
 	}
-	signed, header, err := v4.NewSigner().PresignHTTP(t.Context(), c.credentials, c.request, payload, c.service, c.region, c.at)
+	signer := v4.NewSigner(func(o *v4.SignerOptions) { o.DisableHeaderHoisting = c.keepHeaders })
+	signed, header, err := signer.PresignHTTP(t.Context(), c.credentials, c.request, payload, c.service, c.region, c.at)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,16 +77,17 @@ func TestCallerIdentity(t *testing.T) {
 	a := newAccount(t)
 	credentials := a.post(t, assumeForm(a.token(t, nil)))
 	for name, before := range map[string]func(*call){
-		"as the SDK signs":       nil,
-		"without a region":       func(c *call) { c.region = "" },
-		"without content-length": func(c *call) { c.request.ContentLength = 0 },
-		"with user-agent":        func(c *call) { c.request.Header["user-agent"] = []string{"aws-sdk-dotnet"} },
-		"with excess blanks":     func(c *call) { c.request.Header.Set("X-Amz-Meta", "a   b") },
-		"with two values":        func(c *call) { c.request.Header["X-Amz-Meta"] = []string{"a", "b"} },
-		"signed 5 min ago":       func(c *call) { c.at = c.at.Add(-5 * time.Minute) },
-		"signed in 5 min":        func(c *call) { c.at = c.at.Add(5 * time.Minute) },
-		"presigned":              a.presigned(t),
-		"presigned 15 min ago":   func(c *call) { a.presigned(t)(c); c.at = c.at.Add(-15 * time.Minute) },
+		"as the SDK signs":              nil,
+		"without a region":              func(c *call) { c.region = "" },
+		"without content-length":        func(c *call) { c.request.ContentLength = 0 },
+		"with user-agent":               func(c *call) { c.request.Header["user-agent"] = []string{"aws-sdk-dotnet"} },
+		"with excess blanks":            func(c *call) { c.request.Header.Set("X-Amz-Meta", "a   b") },
+		"with two values":               func(c *call) { c.request.Header["X-Amz-Meta"] = []string{"a", "b"} },
+		"signed 5 min ago":              func(c *call) { c.at = c.at.Add(-5 * time.Minute) },
+		"signed in 5 min":               func(c *call) { c.at = c.at.Add(5 * time.Minute) },
+		"presigned":                     a.presigned(t),
+		"presigned 15 min ago":          func(c *call) { a.presigned(t)(c); c.at = c.at.Add(-15 * time.Minute) },
+		"presigned with X-Amz- headers": func(c *call) { a.presigned(t)(c); c.keepHeaders = true; c.request.Header.Set("X-Amz-Meta", "a") },
 		"with the action in a query": func(c *call) {
 			c.body = ""
 			c.request = a.request(t, http.MethodGet, a.url+"?Action=GetCallerIdentity&Version=2011-06-15", "")
