@@ -190,7 +190,7 @@ func checkHeader(_ context.Context, a *attempt) (finding, *Refusal) {
 	if !isString || a.kid == "" || len(a.kid) > maxKidBytes || hasControl(a.kid) {
 		return refused("kid", fmt.Sprintf("a kid of 1 to %d printable bytes", maxKidBytes), display(kid), "")
 	}
-	return finding{want: "a kid, no extensions", got: "kid " + a.kid, detail: detail}, nil
+	return finding{want: "a kid, no extensions", got: "kid " + shown(a.kid), detail: detail}, nil
 }
 
 func checkAlgorithm(_ context.Context, a *attempt) (finding, *Refusal) {
@@ -356,7 +356,7 @@ func checkKeys(ctx context.Context, a *attempt) (finding, *Refusal) {
 
 // traceKeys records where the keys came from, and returns it.
 func (a *attempt) traceKeys(found lookup) string {
-	event := trace.Event{Step: "jwks", Name: a.kid, Outcome: trace.OK, Got: a.issuer.URL}
+	event := trace.Event{Step: "jwks", Name: shown(a.kid), Outcome: trace.OK, Got: a.issuer.URL}
 	if f := found.fetch; f != nil {
 		discovery := trace.Event{Step: "discovery", Name: a.issuer.URL, Outcome: trace.OK, Got: f.jwksURI}
 		if f.jwksURI == "" {
@@ -365,7 +365,7 @@ func (a *attempt) traceKeys(found lookup) string {
 		a.trace(discovery)
 		event.Got = f.jwksURI
 		if f.err != nil && f.jwksURI != "" {
-			a.trace(trace.Event{Step: "jwks", Name: a.kid, Outcome: trace.Failed, Got: f.jwksURI, Detail: f.err.Error()})
+			a.trace(trace.Event{Step: "jwks", Name: shown(a.kid), Outcome: trace.Failed, Got: f.jwksURI, Detail: f.err.Error()})
 		}
 	}
 	switch {

@@ -71,7 +71,7 @@ func checkSubject(_ context.Context, a *attempt) (finding, *Refusal) {
 	if refusal != nil {
 		return finding{}, refusal
 	}
-	return finding{want: want, got: a.claims.Subject}, nil
+	return finding{want: want, got: shown(a.claims.Subject)}, nil
 }
 
 func checkConditions(_ context.Context, a *attempt) (finding, *Refusal) {
