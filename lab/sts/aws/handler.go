@@ -32,11 +32,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		status, answer = e.Status, newErrorResponse(e)
 	}
 	answer.setRequestID(requestID)
-	w.WriteHeader(status)
 	body, err := xml.MarshalIndent(answer, "", "  ")
 	if err != nil {
 		panic("aws: an answer cannot be encoded: " + err.Error()) // its type is wrong
 	}
+	w.WriteHeader(status)
 	_, _ = w.Write(append(plainQuotes(body), '\n')) // the client may be gone
 }
 
