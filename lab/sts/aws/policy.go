@@ -1,11 +1,13 @@
 package aws
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	kjson "sigs.k8s.io/json"
 
@@ -36,12 +38,16 @@ const webIdentityAction = "sts:AssumeRoleWithWebIdentity"
 // parseTrustPolicy reads a trust policy. providers holds the account's
 // issuers by provider ARN.
 func parseTrustPolicy(document []byte, providers map[string]string) ([]sts.Statement, error) {
-	if n := len([]rune(string(document))); n > maxTrustPolicyDocument {
-		return nil, fmt.Errorf("%d characters; the limit is %d", n, maxTrustPolicyDocument)
-	}
 	var policy trustPolicy
 	if err := unmarshalStrict(document, &policy); err != nil {
 		return nil, err
+	}
+	var compact bytes.Buffer // IAM does not count white space
+	if err := json.Compact(&compact, document); err != nil {
+		return nil, fmt.Errorf("syntax errors in policy: %w", err)
+	}
+	if n := utf8.RuneCount(compact.Bytes()); n > maxTrustPolicyDocument {
+		return nil, fmt.Errorf("%d characters; the limit is %d", n, maxTrustPolicyDocument)
 	}
 	// Without a version, AWS assumes 2008-10-17. The two differ in policy
 	// variables only, and those are refused.
