@@ -2,26 +2,20 @@ package exchange_test
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/credentials/processcreds"
-	"github.com/go-jose/go-jose/v4"
-	"github.com/go-jose/go-jose/v4/jwt"
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/oidclab/oidclab/lab/clock"
 	"github.com/oidclab/oidclab/lab/exchange"
-	"github.com/oidclab/oidclab/lab/pki"
 	"github.com/oidclab/oidclab/lab/sts/aws"
 )
 
@@ -194,76 +188,33 @@ func TestAWSWithTheLabClock(t *testing.T) {
 }
 
 type labAWS struct {
+	*lab
 	target exchange.AWSTarget
-	clock  *clock.Lab
-	issuer string
-	key    jose.JSONWebKey
 }
 
 func startAWS(t *testing.T) *labAWS {
 	t.Helper()
-	ca, err := pki.New("oidclab test")
-	if err != nil {
-		t.Fatal(err)
-	}
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	lab := &labAWS{clock: clock.New(nil), key: jose.JSONWebKey{Key: private, KeyID: "k1", Algorithm: "ES256", Use: "sig"}}
-	documents := http.NewServeMux()
-	documents.HandleFunc("GET /.well-known/openid-configuration", func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, 200, "application/json", `{"issuer":"`+lab.issuer+`","jwks_uri":"`+lab.issuer+`/openid/v1/jwks","response_types_supported":["id_token"],"subject_types_supported":["public"],"id_token_signing_alg_values_supported":["ES256"]}`)
-	})
-	documents.HandleFunc("GET /openid/v1/jwks", func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, 200, "application/jwk-set+json", marshal(t, jose.JSONWebKeySet{Keys: []jose.JSONWebKey{lab.key.Public()}}))
-	})
-	lab.issuer = serveUnder(t, ca, documents)
-	client := newClient(t, ca)
-	host, _ := url.Parse(lab.issuer)
-	policy, err := json.Marshal(map[string]any{
+	l := startLab(t)
+	condition := strings.TrimPrefix(l.issuer, "https://")
+	policy := marshal(t, map[string]any{
 		"Version": "2012-10-17",
 		"Statement": map[string]any{
 			"Effect": "Allow", "Action": "sts:AssumeRoleWithWebIdentity",
-			"Principal": map[string]any{"Federated": aws.ProviderARN(account, lab.issuer)},
-			"Condition": map[string]any{"StringEquals": map[string]any{
-				host.Host + ":sub": "system:serviceaccount:demo:app", host.Host + ":aud": "sts.amazonaws.com",
-			}},
+			"Principal": map[string]any{"Federated": aws.ProviderARN(account, l.issuer)},
+			"Condition": map[string]any{"StringEquals": map[string]any{condition + ":sub": subject, condition + ":aud": "sts.amazonaws.com"}},
 		},
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	handler, err := aws.New(aws.Config{
 		Account:   account,
-		Providers: []aws.Provider{{URL: lab.issuer, ClientIDs: []string{"sts.amazonaws.com"}}},
-		Roles:     []aws.Role{{Name: "demo", TrustPolicy: policy}},
-		Client:    client,
-		Clock:     lab.clock,
+		Providers: []aws.Provider{{URL: l.issuer, ClientIDs: []string{"sts.amazonaws.com"}}},
+		Roles:     []aws.Role{{Name: "demo", TrustPolicy: json.RawMessage(policy)}},
+		Client:    l.client,
+		Clock:     l.clock,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	lab.target = exchange.AWSTarget{
-		Endpoint: serveUnder(t, ca, handler), Region: region, RoleARN: aws.RoleARN(account, "demo"), SessionName: "test", Client: client,
-	}
-	return lab
-}
-
-// token returns a token that was just issued, in lab time.
-func (l *labAWS) token(t *testing.T, audience string) string {
-	t.Helper()
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: l.key}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	now := l.clock.Now()
-	token, err := jwt.Signed(signer).Claims(jwt.Claims{
-		Issuer: l.issuer, Subject: "system:serviceaccount:demo:app", Audience: jwt.Audience{audience},
-		IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now), Expiry: jwt.NewNumericDate(now.Add(10 * time.Minute)),
-	}).Serialize()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return token
+	return &labAWS{l, exchange.AWSTarget{
+		Endpoint: serveUnder(t, l.ca, handler), Region: region, RoleARN: aws.RoleARN(account, "demo"), SessionName: "test", Client: l.client,
+	}}
 }

@@ -1,14 +1,18 @@
 package exchange_test
 
 import (
+	"errors"
 	"net/http"
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/oidclab/oidclab/lab/exchange"
+	"github.com/oidclab/oidclab/lab/sts"
+	"github.com/oidclab/oidclab/lab/sts/generic"
 )
 
 func TestGeneric(t *testing.T) {
@@ -118,5 +122,51 @@ func TestUseResourceIsRefused(t *testing.T) {
 		_, err := exchange.UseResource(t.Context(), p.client, p.url+"/resource", "at")
 		test.want.Party, test.want.Status = "resource", test.status
 		p.wantRefused(t, err, test.want)
+	}
+}
+
+// With the lab's own token service and protected resource.
+func TestGenericInTheLab(t *testing.T) {
+	l := startLab(t)
+	var service *generic.Handler // needs its own URL
+	origin := serveUnder(t, l.ca, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { service.ServeHTTP(w, r) }))
+	service, err := generic.New(generic.Config{
+		URL: origin, Client: l.client, Clock: l.clock,
+		Parties: []generic.Party{{
+			Name: "strict", Profile: sts.Strict(),
+			Issuers: []sts.Issuer{{URL: l.issuer, Audiences: []string{"token-service"}}},
+			Roles: []sts.Role{{Name: "inventory", Trust: []sts.Statement{{
+				Issuer: l.issuer, Conditions: []sts.Condition{{Operator: sts.StringEquals, Claim: "sub", Values: []string{subject}}},
+			}}}},
+		}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	handler, err := generic.Resource(generic.ResourceConfig{Audience: "inventory", Issuer: origin, Client: l.client, Clock: l.clock})
+	if err != nil {
+		t.Fatal(err)
+	}
+	resource := serveUnder(t, l.ca, handler) + "/resource"
+
+	target := exchange.GenericTarget{TokenURL: origin + "/strict/token", Audience: "inventory", Client: l.client}
+	got, err := exchange.Generic(t.Context(), target, l.token(t, "token-service"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	document, err := exchange.UseResource(t.Context(), l.client, resource, got.AccessToken)
+	if err != nil || !strings.Contains(string(document), `"subject":"`+subject+`"`) {
+		t.Errorf("got %s, %v", document, err)
+	}
+
+	_, err = exchange.Generic(t.Context(), target, l.token(t, "other"))
+	var refused *exchange.RefusedError
+	if !errors.As(err, &refused) || refused.Party != "generic" || refused.Code != "invalid_request" {
+		t.Errorf("wrong audience: %v", err)
+	}
+	l.clock.Advance(time.Hour)
+	_, err = exchange.UseResource(t.Context(), l.client, resource, got.AccessToken)
+	if !errors.As(err, &refused) || refused.Party != "resource" || refused.Code != "invalid_token" {
+		t.Errorf("expired access token: %v", err)
 	}
 }

@@ -46,6 +46,7 @@ func TestConfigure(t *testing.T) {
 		calls = append(calls, call{r.Method, r.URL.RequestURI(), string(body)})
 		w.WriteHeader(http.StatusNoContent)
 	})
+	client.SetToken("root")
 	if err := configure(t.Context(), client, setup); err != nil {
 		t.Fatal(err)
 	}
@@ -215,6 +216,9 @@ func TestClientKeepsToItself(t *testing.T) {
 	requests := 0
 	client := startVault(t, func(w http.ResponseWriter, r *http.Request) {
 		requests++
+		if got := r.Header.Get("X-Vault-Token"); got != "" {
+			t.Errorf("token %q", got)
+		}
 		for _, name := range []string{"X-Vault-Namespace", "X-Other", "X-Vault-Wrap-Ttl"} {
 			if got := r.Header.Get(name); got != "" {
 				t.Errorf("header %s: %q", name, got)
@@ -232,7 +236,6 @@ func TestClientKeepsToItself(t *testing.T) {
 		}
 		answer(w, http.StatusServiceUnavailable, `{"errors":["Vault is sealed"]}`)
 	})
-	client.ClearToken()
 	if _, err := client.Logical().ReadWithContext(t.Context(), "any"); err == nil || requests != 1 {
 		t.Errorf("%d requests: %v", requests, err)
 	}
@@ -249,7 +252,7 @@ func TestClientWithABrokenVariable(t *testing.T) {
 	}
 }
 
-// startVault serves handler over HTTPS and returns a client with the token "root".
+// startVault serves handler over HTTPS and returns a client without a token.
 func startVault(t *testing.T, handler http.HandlerFunc) *api.Client {
 	t.Helper()
 	url, ca := serveTLS(t, handler)
@@ -259,7 +262,6 @@ func startVault(t *testing.T, handler http.HandlerFunc) *api.Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	client.SetToken("root")
 	return client
 }
 

@@ -13,16 +13,18 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/oidclab/oidclab/lab/pki"
 	"github.com/oidclab/oidclab/lab/proc"
 )
 
 // The test binary, called by one of these names, stands in for the Vault
 // program where a real one cannot be made to fail in the way that is wanted.
 var standIns = map[string]func(serverConfig) error{
-	"vault":        func(c serverConfig) error { return standIn(c, true) },
-	"vault-sealed": func(c serverConfig) error { return standIn(c, false) },
-	"vault-exits":  func(serverConfig) error { return fmt.Errorf("Error loading configuration: the stand-in gives up") },
-	"vault-mute":   func(serverConfig) error { return wait() },
+	"vault":          func(c serverConfig) error { return standIn(c, true) },
+	"vault-sealed":   func(c serverConfig) error { return standIn(c, false) },
+	"vault-impostor": impostor,
+	"vault-exits":    func(serverConfig) error { return fmt.Errorf("configuration: the stand-in gives up") },
+	"vault-mute":     func(serverConfig) error { return wait() },
 }
 
 func TestMain(m *testing.M) {
@@ -75,7 +77,7 @@ func standIn(config serverConfig, unseals bool) error {
 	}
 	listener, err := net.Listen("tcp", tcp.Address)
 	if err != nil {
-		return fmt.Errorf("Error initializing listener of type tcp: %w", err)
+		return fmt.Errorf("listener of type tcp: %w", err)
 	}
 	initialized, sealed := false, true
 	mux := http.NewServeMux()
@@ -108,6 +110,18 @@ func standIn(config serverConfig, unseals bool) error {
 	})
 	server := &http.Server{Handler: mux, TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}}}
 	return server.ServeTLS(listener, "", "")
+}
+
+// impostor serves under a root that is not the lab's.
+func impostor(config serverConfig) error {
+	ca, err := pki.New("impostor")
+	if err != nil {
+		return err
+	}
+	if err := writeCertificate(filepath.Dir(config.Listener["tcp"].TLSCertFile), ca); err != nil {
+		return err
+	}
+	return standIn(config, true)
 }
 
 // wait returns when the supervisor is gone.

@@ -158,6 +158,7 @@ func TestStartFails(t *testing.T) {
 	}{
 		{"vault-exits", 10 * time.Second, []string{"vault", "exited before it was ready", "exit status 1", "the stand-in gives up"}},
 		{"vault-mute", 200 * time.Millisecond, []string{"vault", "not ready", "connection refused", "deadline exceeded"}},
+		{"vault-impostor", 500 * time.Millisecond, []string{"vault", "not ready", "x509"}},
 		{"vault-sealed", 10 * time.Second, []string{"still sealed", "vault.log"}},
 		{"absent", 10 * time.Second, []string{"vault", "no such file"}},
 	} {
