@@ -43,7 +43,7 @@ type step struct {
 	run   func(context.Context, *attempt) (finding, *Refusal)
 }
 
-// exchange are all checks in order; the first verified of them judge the token alone.
+// exchange are all checks in order.
 var exchange = [...]step{
 	{CheckSize, checkSize},
 	{CheckShape, checkShape},
@@ -60,6 +60,7 @@ var exchange = [...]step{
 	{CheckConditions, checkConditions},
 }
 
+// verified is the number of checks up to and including the audience.
 const verified = 10
 
 func checkSize(_ context.Context, a *attempt) (finding, *Refusal) {
@@ -338,7 +339,7 @@ func checkKeys(ctx context.Context, a *attempt) (finding, *Refusal) {
 	want := "a key of the issuer with kid " + shown(a.kid)
 	if found.err != nil {
 		refusal := &Refusal{Reason: IssuerUnreachable, Claim: "kid", Want: want, Got: "no keys", Err: found.err,
-			Hint: "check the issuer with oidclab issuer lint " + a.issuer.URL}
+			Hint: "check that the issuer is up (oidclab status), and what it serves under " + strings.TrimSuffix(a.issuer.URL, "/") + "/.well-known/openid-configuration"}
 		if found.unknown {
 			refusal.Reason = KeyUnknown
 			refusal.Got = "none among the keys " + source

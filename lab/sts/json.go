@@ -25,10 +25,7 @@ type document struct {
 // members with the same name the last wins; whether that is tolerated is for
 // the caller to decide.
 func decodeObject(data []byte) (document, error) {
-	switch {
-	case !utf8.Valid(data):
-		return document{}, errors.New("not valid UTF-8")
-	case !json.Valid(data):
+	if !json.Valid(data) {
 		return document{}, errors.New("not valid JSON")
 	}
 	d := decoder{data: data}
@@ -129,8 +126,9 @@ func (d *decoder) array(depth int) (any, error) {
 	return values, nil
 }
 
-// text decodes a string. It refuses U+FFFD, which is what encoding/json makes
-// of an escaped lone surrogate: strings that differ on the wire would become equal.
+// text decodes a string. It refuses invalid UTF-8, and U+FFFD, which is what
+// encoding/json makes of that and of an escaped lone surrogate: strings that
+// differ on the wire would become equal.
 func (d *decoder) text() (string, error) {
 	from, escaped := d.at, false
 	for d.at++; d.data[d.at] != '"'; d.at++ {
@@ -146,8 +144,8 @@ func (d *decoder) text() (string, error) {
 			return "", err
 		}
 	}
-	if strings.ContainsRune(s, utf8.RuneError) {
-		return "", errors.New("a document with a lone surrogate or U+FFFD")
+	if strings.ContainsRune(s, utf8.RuneError) { // finds invalid UTF-8 as well
+		return "", errors.New("a document with invalid UTF-8, a lone surrogate or U+FFFD")
 	}
 	return s, nil
 }
