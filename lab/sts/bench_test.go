@@ -19,7 +19,7 @@ import (
 //	go test -run '^$' -bench 'CoreWarm|BareVerify' -count 6 ./lab/sts
 
 // kubernetesToken is as large as what an API server issues for a pod.
-func kubernetesToken(b *bench) string {
+func kubernetesToken(b *party) string {
 	return b.forge(func(f *forged) {
 		f.rawBody = toJSON(map[string]any{
 			"aud": []string{audience}, "exp": start.Unix() + 3607, "iat": start.Unix(), "iss": b.issuer.URL,
@@ -38,11 +38,11 @@ func kubernetesToken(b *bench) string {
 func BenchmarkCoreWarm(b *testing.B) {
 	for name, log := range map[string]*trace.Log{"untraced": nil, "traced": trace.New()} {
 		b.Run(name, func(b *testing.B) {
-			bench := newBench(b, Strict(), func(c *Config) { c.Trace = log })
-			request := Request{Token: kubernetesToken(bench), Role: roleName}
+			party := newParty(b, Strict(), func(c *Config) { c.Trace = log })
+			request := Request{Token: kubernetesToken(party), Role: roleName}
 			b.ReportAllocs()
 			for b.Loop() {
-				if v := bench.core.Exchange(context.Background(), request); v.Refusal != nil {
+				if v := party.core.Exchange(context.Background(), request); v.Refusal != nil {
 					b.Fatal(v.Refusal)
 				}
 			}
@@ -51,7 +51,7 @@ func BenchmarkCoreWarm(b *testing.B) {
 }
 
 func BenchmarkBareVerify(b *testing.B) {
-	token := kubernetesToken(newBench(b, Strict()))
+	token := kubernetesToken(newParty(b, Strict()))
 	public := rsaKey().private.Public().(*rsa.PublicKey)
 	b.ReportAllocs()
 	for b.Loop() {

@@ -223,7 +223,7 @@ func hmacWithPublicKey(token string) string {
 func TestStrictRefuses(t *testing.T) {
 	for _, tt := range refused {
 		t.Run(tt.name, func(t *testing.T) {
-			b := newBench(t, Strict())
+			b := newParty(t, Strict())
 			b.refuses(tt.name, tt.check, tt.reason, tt.change)
 			if discoveries, fetches := b.issuer.counts(); tt.early && discoveries+fetches > 0 {
 				t.Errorf("%d discoveries and %d key sets were fetched for a token that shows its defect", discoveries, fetches)
@@ -235,7 +235,7 @@ func TestStrictRefuses(t *testing.T) {
 
 // TestAlgorithmsAreComparedExactly has no key fetched for any of them.
 func TestAlgorithmsAreComparedExactly(t *testing.T) {
-	b := newBench(t, Strict())
+	b := newParty(t, Strict())
 	for _, alg := range []any{"none", "None", "NONE", "nOnE", "noNE", "", " RS256", "RS256 ", "rs256", "Rs256", "RS256\x00", "RS-256", "RSA256",
 		"HS256", "hs256", "HS384", "HS512", "RS1", "RS384", "RS512", "PS256", "EdDSA", "ES256K", "dir", "A128KW", "RSA-OAEP",
 		nil, 256, true, []any{"RS256"}, map[string]any{"alg": "RS256"}} {
@@ -266,14 +266,14 @@ var accepted = map[string]func(*forged){
 }
 
 func TestStrictAccepts(t *testing.T) {
-	b := newBench(t, Strict())
+	b := newParty(t, Strict())
 	for name, change := range accepted {
 		b.accepts(name, change)
 	}
 }
 
 func TestClaimsOfAnAcceptedToken(t *testing.T) {
-	b := newBench(t, Strict())
+	b := newParty(t, Strict())
 	v := b.exchange(func(f *forged) { with(f.claims, "aud", []string{"vault", "lab-2"}) })
 	if v.Refusal != nil {
 		t.Fatal(v.Refusal)
@@ -295,7 +295,7 @@ func TestTimesToTheNanosecond(t *testing.T) {
 	aged := Strict()
 	aged.Name, aged.MaxAge, aged.Skew = "aged", time.Hour, time.Minute
 	for _, profile := range append(Profiles(), aged) {
-		b := newBench(t, profile)
+		b := newParty(t, profile)
 		skew := profile.Skew
 		at := func(when time.Time, claim string, reason Reason, seconds int64) {
 			t.Helper()
@@ -340,7 +340,7 @@ func TestTimesToTheNanosecond(t *testing.T) {
 }
 
 func TestAWSProfile(t *testing.T) {
-	b := newBench(t, AWS())
+	b := newParty(t, AWS())
 	aws := func(name string, check Check, reason Reason, change func(*forged)) {
 		t.Helper()
 		if reason == "" {
@@ -405,7 +405,7 @@ func padTo(f *forged, n int) {
 
 // TestTheFirstDefectCounts pins the order of the checks.
 func TestTheFirstDefectCounts(t *testing.T) {
-	b := newBench(t, Strict())
+	b := newParty(t, Strict())
 	defects := []struct {
 		check  Check
 		change func(*forged)
@@ -437,7 +437,7 @@ func TestTheFirstDefectCounts(t *testing.T) {
 }
 
 func TestVerdictHasOneResultForEachCheck(t *testing.T) {
-	b := newBench(t, Strict())
+	b := newParty(t, Strict())
 	outcomes := func(v Verdict) (checks []Check, outcomes []string) {
 		for _, r := range v.Results {
 			checks, outcomes = append(checks, r.Check), append(outcomes, r.Outcome)
@@ -464,7 +464,7 @@ func TestVerdictHasOneResultForEachCheck(t *testing.T) {
 }
 
 func TestTraceTellsTheJourney(t *testing.T) {
-	b := newBench(t, Strict())
+	b := newParty(t, Strict())
 	token := b.forge(nil).token()
 	for range 2 {
 		if v := b.core.Exchange(context.Background(), Request{Token: token, Role: roleName}); v.Refusal != nil {
@@ -496,7 +496,7 @@ func TestTraceTellsTheJourney(t *testing.T) {
 // TestNothingShowsTheToken walks all refusals: neither error nor trace may
 // hold the token or its signature, or a line that a stranger could break.
 func TestNothingShowsTheToken(t *testing.T) {
-	b := newBench(t, Strict())
+	b := newParty(t, Strict())
 	for _, tt := range refused {
 		f := b.forge(tt.change)
 		token := f.token()
@@ -539,7 +539,7 @@ func TestEveryReasonIsTested(t *testing.T) {
 
 // TestEveryBitCounts flips each bit of a whole valid token.
 func TestEveryBitCounts(t *testing.T) {
-	b := newBench(t, Strict())
+	b := newParty(t, Strict())
 	for _, key := range []signingKey{rsaKey(), ecKey()} {
 		token := []byte(b.forge(func(f *forged) { f.key, f.header = key, map[string]any{"alg": key.alg, "kid": key.kid} }).token())
 		accepted := func() bool {

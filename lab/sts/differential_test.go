@@ -16,7 +16,7 @@ import (
 
 // verifiers returns three other verifiers of the same issuer, configured as
 // strictly as their common options allow. Each returns nil for a token that it accepts.
-func (b *bench) verifiers() map[string]func(token string) error {
+func (b *party) verifiers() map[string]func(token string) error {
 	ctx := oidc.ClientContext(context.Background(), b.issuer.server.Client())
 	algorithms := b.core.cfg.Profile.Algorithms
 	provider, err := oidc.NewProvider(ctx, b.issuer.URL)
@@ -138,7 +138,7 @@ const all = "go-jose go-oidc jwx"
 
 // TestDifferential compares the core with three other verifiers.
 func TestDifferential(t *testing.T) {
-	b := newBench(t, Strict())
+	b := newParty(t, Strict())
 	others := b.verifiers()
 	who := func(token string) string {
 		var accept []string

@@ -39,9 +39,11 @@ func TestKeySetIsRefused(t *testing.T) {
 		change func(*testIssuer)
 		says   string
 	}{
-		"404":                        {func(i *testIssuer) { i.handleDiscovery(http.NotFound) }, "404"},
-		"redirect of the discovery":  {func(i *testIssuer) { i.handleDiscovery(http.RedirectHandler(stranger.URL, 302).ServeHTTP) }, "redirects are not followed"},
-		"redirect of the keys":       {func(i *testIssuer) { i.handleKeys(http.RedirectHandler(stranger.URL, 307).ServeHTTP) }, "redirects are not followed"},
+		"404":                       {func(i *testIssuer) { i.handleDiscovery(http.NotFound) }, "404"},
+		"redirect of the discovery": {func(i *testIssuer) { i.handleDiscovery(http.RedirectHandler(stranger.URL, http.StatusFound).ServeHTTP) }, "redirects are not followed"},
+		"redirect of the keys": {func(i *testIssuer) {
+			i.handleKeys(http.RedirectHandler(stranger.URL, http.StatusTemporaryRedirect).ServeHTTP)
+		}, "redirects are not followed"},
 		"not JSON":                   {func(i *testIssuer) { i.serveDiscovery("<html>") }, "not valid JSON"},
 		"empty":                      {func(i *testIssuer) { i.serveDiscovery("") }, "not valid JSON"},
 		"too large":                  {func(i *testIssuer) { i.serveDiscovery(strings.Repeat(" ", 1<<20) + "{}") }, "larger than"},
@@ -82,7 +84,7 @@ func TestKeySetIsRefused(t *testing.T) {
 		"key set answers 500": {func(i *testIssuer) { i.breakKeys() }, "503"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := newBench(t, Strict())
+			b := newParty(t, Strict())
 			tt.change(b.issuer)
 			r := b.refuses(name, CheckKeys, IssuerUnreachable, nil)
 			if r.Err == nil || !strings.Contains(r.Err.Error(), tt.says) {
@@ -113,18 +115,18 @@ func bomb(w http.ResponseWriter, _ *http.Request) {
 }
 
 func TestUntrustedCertificateIsRefused(t *testing.T) {
-	b := newBench(t, Strict(), func(c *Config) { c.Client = &http.Client{} })
+	b := newParty(t, Strict(), func(c *Config) { c.Client = &http.Client{} })
 	if r := b.refuses("a client without the CA", CheckKeys, IssuerUnreachable, nil); !strings.Contains(fmt.Sprint(r.Err), "certificate") {
 		t.Error(r)
 	}
-	newBench(t, Strict()).accepts("control", nil)
+	newParty(t, Strict()).accepts("control", nil)
 }
 
 // TestTrailingSlashIssuer has one slash between issuer and well-known path.
 func TestTrailingSlashIssuer(t *testing.T) {
 	issuer := newIssuer(t, rsaKey())
 	issuer.serveDiscovery(toJSON(map[string]any{"issuer": issuer.URL + "/", "jwks_uri": issuer.URL + "/openid/v1/jwks"}))
-	b := newBench(t, Strict(), func(c *Config) {
+	b := newParty(t, Strict(), func(c *Config) {
 		c.Issuers[0].URL = issuer.URL + "/"
 		c.Roles[0].Trust[0].Issuer = issuer.URL + "/"
 	})

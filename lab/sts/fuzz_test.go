@@ -31,7 +31,7 @@ func reread(t *testing.T, data string) map[string]any {
 }
 
 func FuzzHeader(f *testing.F) {
-	b := newBench(f, Strict())
+	b := newParty(f, Strict())
 	body := toJSON(b.forge(nil).claims)
 	for _, seed := range []string{`{"alg":"ES256","kid":"ec-1"}`, `{"alg":"ES256","kid":"ec-1","typ":"JWT"}`, `{"alg":"none"}`, `{"alg":["ES256"],"kid":"ec-1"}`,
 		`{"alg":"ES256","kid":"ec-1","crit":["b64"],"b64":false}`, `{"alg":"ES256","alg":"none","kid":"ec-1"}`, `{"alg":"ES256","KID":"ec-1"}`, "{", ""} {
@@ -52,7 +52,7 @@ func FuzzHeader(f *testing.F) {
 }
 
 func FuzzClaims(f *testing.F) {
-	b := newBench(f, Strict())
+	b := newParty(f, Strict())
 	others := b.verifiers()
 	good := b.forge(nil).claims
 	f.Add(toJSON(good))

@@ -201,8 +201,8 @@ func (i *testIssuer) counts() (discoveries, fetches int) {
 	return i.discoveries, i.fetches
 }
 
-// bench is a relying party on the test bench, with its issuer and clock.
-type bench struct {
+// party is a relying party under test, with its issuer and clock.
+type party struct {
 	tb     testing.TB
 	issuer *testIssuer
 	clock  *clock.Lab
@@ -210,11 +210,11 @@ type bench struct {
 	core   *Core
 }
 
-// newBench returns a relying party with one issuer, which publishes the RSA
+// newParty returns a relying party with one issuer, which publishes the RSA
 // and the EC key, and one role.
-func newBench(tb testing.TB, profile Profile, change ...func(*Config)) *bench {
+func newParty(tb testing.TB, profile Profile, change ...func(*Config)) *party {
 	tb.Helper()
-	b := &bench{tb: tb, issuer: newIssuer(tb, rsaKey(), ecKey()), clock: clock.New(nil), trace: trace.New()}
+	b := &party{tb: tb, issuer: newIssuer(tb, rsaKey(), ecKey()), clock: clock.New(nil), trace: trace.New()}
 	b.clock.Freeze(start)
 	cfg := Config{
 		Party:   "test",
@@ -253,7 +253,7 @@ type forged struct {
 // with returns a claim or header change.
 func with(members map[string]any, name string, value any) { members[name] = value }
 
-func (b *bench) forge(change func(*forged)) *forged {
+func (b *party) forge(change func(*forged)) *forged {
 	now := start.Unix()
 	f := &forged{
 		key:    rsaKey(),
@@ -286,19 +286,19 @@ func (f *forged) token() string {
 	return token
 }
 
-func (b *bench) exchange(change func(*forged)) Verdict {
+func (b *party) exchange(change func(*forged)) Verdict {
 	f := b.forge(change)
 	return b.core.Exchange(context.Background(), Request{Token: f.token(), Role: f.role})
 }
 
-func (b *bench) accepts(name string, change func(*forged)) {
+func (b *party) accepts(name string, change func(*forged)) {
 	b.tb.Helper()
 	if v := b.exchange(change); v.Refusal != nil {
 		b.tb.Errorf("%s: refused: %v", name, v.Refusal)
 	}
 }
 
-func (b *bench) refuses(name string, check Check, reason Reason, change func(*forged)) *Refusal {
+func (b *party) refuses(name string, check Check, reason Reason, change func(*forged)) *Refusal {
 	b.tb.Helper()
 	v := b.exchange(change)
 	switch {

@@ -25,7 +25,7 @@ func by(key signingKey) func(*forged) {
 }
 
 // fetched checks how often discovery document and key set were asked for.
-func (b *bench) fetched(name string, want int) {
+func (b *party) fetched(name string, want int) {
 	b.tb.Helper()
 	discoveries, fetches := b.issuer.counts()
 	if discoveries != want || fetches != want {
@@ -37,7 +37,7 @@ func (b *bench) fetched(name string, want int) {
 }
 
 func TestRefetchOnUnknownKid(t *testing.T) {
-	b := newBench(t, Strict())
+	b := newParty(t, Strict())
 	b.fetched("before the first token", 0)
 	b.accepts("cold", longLived)
 	b.accepts("warm", longLived)
@@ -57,7 +57,7 @@ func TestRefetchOnUnknownKid(t *testing.T) {
 
 func TestRemovedKeyIsAcceptedForTheTTL(t *testing.T) {
 	for _, profile := range Profiles() {
-		b := newBench(t, profile)
+		b := newParty(t, profile)
 		b.accepts("cold", longLived)
 		b.issuer.publish(otherRSA())
 		b.clock.Advance(profile.Cache.TTL - 1)
@@ -71,7 +71,7 @@ func TestRemovedKeyIsAcceptedForTheTTL(t *testing.T) {
 }
 
 func TestSTACKITWaitsForTheHour(t *testing.T) {
-	b := newBench(t, STACKIT())
+	b := newParty(t, STACKIT())
 	b.accepts("cold", longLived)
 	b.issuer.publish(rsaKey(), otherRSA())
 	b.clock.Advance(time.Hour - 1)
@@ -83,7 +83,7 @@ func TestSTACKITWaitsForTheHour(t *testing.T) {
 }
 
 func TestBadSignatureDoesNotRefetch(t *testing.T) {
-	b := newBench(t, Strict())
+	b := newParty(t, Strict())
 	b.accepts("cold", longLived)
 	b.clock.Advance(time.Minute)
 	for range 20 {
@@ -93,7 +93,7 @@ func TestBadSignatureDoesNotRefetch(t *testing.T) {
 }
 
 func TestClockMovedBackMakesTheCacheStale(t *testing.T) {
-	b := newBench(t, Strict())
+	b := newParty(t, Strict())
 	b.clock.Advance(time.Hour)
 	b.accepts("cold", longLived)
 	b.clock.Freeze(start)
@@ -105,7 +105,7 @@ func TestClockMovedBackMakesTheCacheStale(t *testing.T) {
 }
 
 func TestFailingIssuerIsNotHammered(t *testing.T) {
-	b := newBench(t, Strict())
+	b := newParty(t, Strict())
 	b.issuer.breakKeys()
 	for range 50 {
 		b.refuses("down", CheckKeys, IssuerUnreachable, longLived)
@@ -125,7 +125,7 @@ func TestFailingIssuerIsNotHammered(t *testing.T) {
 }
 
 func TestIssuerDownWhileKeysAreCached(t *testing.T) {
-	b := newBench(t, Strict())
+	b := newParty(t, Strict())
 	b.accepts("cold", longLived)
 	b.issuer.breakKeys()
 	b.clock.Advance(time.Minute)
@@ -146,7 +146,7 @@ func TestIssuerDownWhileKeysAreCached(t *testing.T) {
 func TestServeStale(t *testing.T) {
 	profile := Strict()
 	profile.Cache.ServeStale = time.Hour
-	b := newBench(t, profile)
+	b := newParty(t, profile)
 	b.accepts("cold", longLived)
 	b.issuer.breakKeys()
 	b.clock.Advance(profile.Cache.TTL + time.Hour - 1)
@@ -164,7 +164,7 @@ func TestServeStale(t *testing.T) {
 func TestKeysWithoutTTLAreKept(t *testing.T) {
 	profile := Strict()
 	profile.Cache.TTL = 0
-	b := newBench(t, profile)
+	b := newParty(t, profile)
 	b.accepts("cold", longLived)
 	b.issuer.publish(otherRSA())
 	b.clock.Advance(23 * time.Hour)
@@ -177,7 +177,7 @@ func TestKeysWithoutTTLAreKept(t *testing.T) {
 // TestKeysBelongToTheirIssuer has two issuers with the same kid.
 func TestKeysBelongToTheirIssuer(t *testing.T) {
 	evil := newIssuer(t, otherRSA().withKid("rsa-1"))
-	b := newBench(t, Strict(), func(c *Config) {
+	b := newParty(t, Strict(), func(c *Config) {
 		c.Issuers = append(c.Issuers, Issuer{evil.URL, []string{audience}})
 	})
 	// httptest servers share one certificate, so the client trusts both.
@@ -207,7 +207,7 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func TestOneFetchForAllCallers(t *testing.T) {
-	b := newBench(t, Strict())
+	b := newParty(t, Strict())
 	g := newGate(text(keySetOf(rsaKey().jwk())))
 	b.issuer.handleKeys(g.ServeHTTP)
 	token := b.forge(nil).token()
@@ -241,7 +241,7 @@ func TestOneFetchForAllCallers(t *testing.T) {
 // TestGoodTokensPassDuringAStorm holds the fetch for an unknown kid: tokens
 // whose key is cached must not wait for it.
 func TestGoodTokensPassDuringAStorm(t *testing.T) {
-	b := newBench(t, Strict())
+	b := newParty(t, Strict())
 	b.accepts("cold", longLived)
 	b.clock.Advance(time.Minute)
 	g := newGate(text(keySetOf(rsaKey().jwk(), otherRSA().jwk())))
@@ -271,7 +271,7 @@ func TestGoodTokensPassDuringAStorm(t *testing.T) {
 func TestFetchHasATimeLimit(t *testing.T) {
 	profile := Strict()
 	profile.Cache.FetchTimeout = 50 * time.Millisecond
-	b := newBench(t, profile)
+	b := newParty(t, profile)
 	hang := func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
 	b.issuer.handleKeys(hang)
 	r := b.refuses("a key set that hangs", CheckKeys, IssuerUnreachable, nil)
@@ -284,7 +284,7 @@ func TestFetchHasATimeLimit(t *testing.T) {
 }
 
 func TestStateOfAnUnknownIssuer(t *testing.T) {
-	b := newBench(t, Strict())
+	b := newParty(t, Strict())
 	if s := b.core.Cached("https://nobody.example"); s.Fetches != 0 || s.Kids != nil || s.Issuer != "https://nobody.example" {
 		t.Errorf("state %+v", s)
 	}

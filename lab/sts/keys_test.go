@@ -80,7 +80,7 @@ func TestKeyIsNotUsed(t *testing.T) {
 	}
 	for name, tt := range defects {
 		t.Run(name, func(t *testing.T) {
-			b := newBench(t, Strict())
+			b := newParty(t, Strict())
 			b.issuer.serveKeys(keySetOf(tt.jwk, ecKey().jwk()))
 			r := b.refuses(name, CheckKeys, KeyUnknown, nil)
 			if r.Err == nil || !strings.Contains(r.Err.Error(), tt.says) {
@@ -128,7 +128,7 @@ func TestROCAFingerprint(t *testing.T) {
 // TestKeysWithTheSameKid: strict uses none, AWS the last.
 func TestKeysWithTheSameKid(t *testing.T) {
 	twice := keySetOf(otherRSA().withKid("rsa-1").jwk(), rsaKey().jwk(), ecKey().jwk())
-	strict, aws := newBench(t, Strict()), newBench(t, AWS())
+	strict, aws := newParty(t, Strict()), newParty(t, AWS())
 	strict.issuer.serveKeys(twice)
 	aws.issuer.serveKeys(twice)
 	first := func(f *forged) { f.key = otherRSA().withKid("rsa-1") }
@@ -157,7 +157,7 @@ func TestKeyServesItsAlgorithmOnly(t *testing.T) {
 	for _, alg := range all.Algorithms[:6] {
 		keys = append(keys, signingKey{"rsa-" + alg, alg, rs.private})
 	}
-	b := newBench(t, all)
+	b := newParty(t, all)
 	b.issuer.publish(keys...)
 	for _, key := range keys {
 		for _, alg := range all.Algorithms {
@@ -228,17 +228,18 @@ func TestECDSASignatureHasOneForm(t *testing.T) {
 		signature []byte
 		want      bool
 	}{
-		"r and s":     {raw, true},
-		"ASN.1":       {asn1, false},
-		"a byte more": {append(slices.Clone(raw), 0), false},
-		"a byte less": {raw[:63], false},
-		"empty":       {nil, false},
-		"zeros":       {make([]byte, 64), false},
-		"r + order":   {append(new(big.Int).Add(r, order).Bytes(), raw[32:]...), false},
-		"r is order":  {append(order.Bytes(), raw[32:]...), false},
-		"s is zero":   {append(slices.Clone(raw[:32]), make([]byte, 32)...), false},
-		"s and r":     {append(slices.Clone(raw[32:]), raw[:32]...), false},
-		"r and r":     {append(slices.Clone(raw[:32]), raw[:32]...), false},
+		"r and s":         {raw, true},
+		"ASN.1":           {asn1, false},
+		"a zero before s": {slices.Concat(raw[:32], []byte{0}, raw[32:]), false},
+		"a byte more":     {append(slices.Clone(raw), 0), false},
+		"a byte less":     {raw[:63], false},
+		"empty":           {nil, false},
+		"zeros":           {make([]byte, 64), false},
+		"r + order":       {append(new(big.Int).Add(r, order).Bytes(), raw[32:]...), false},
+		"r is order":      {append(order.Bytes(), raw[32:]...), false},
+		"s is zero":       {append(slices.Clone(raw[:32]), make([]byte, 32)...), false},
+		"s and r":         {append(slices.Clone(raw[32:]), raw[:32]...), false},
+		"r and r":         {append(slices.Clone(raw[:32]), raw[:32]...), false},
 	} {
 		if got := key.verify("ES256", nil, tt.signature); got != tt.want {
 			t.Errorf("%s: %v, want %v", name, got, tt.want)
@@ -247,7 +248,7 @@ func TestECDSASignatureHasOneForm(t *testing.T) {
 }
 
 func TestMembersOfAKeyAreCaseSensitive(t *testing.T) {
-	b := newBench(t, Strict())
+	b := newParty(t, Strict())
 	jwk := rsaKey().jwk()
 	upper := maps.Clone(jwk)
 	delete(upper, "kid")

@@ -10,7 +10,7 @@ import (
 // TestHugeInputIsCheap gives what a stranger can send without any key: it must
 // be refused before much is made of it.
 func TestHugeInputIsCheap(t *testing.T) {
-	b := newBench(t, Strict())
+	b := newParty(t, Strict())
 	huge := map[string]string{
 		"dots":           strings.Repeat(".", 1e6),
 		"a large header": strings.Repeat("A", 1e6) + ".e30.",

@@ -113,7 +113,7 @@ func TestTrust(t *testing.T) {
 		}, check: CheckSubject, reason: SubjectMismatch},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			b := newBench(t, Strict(), func(c *Config) {
+			b := newParty(t, Strict(), func(c *Config) {
 				issuer := c.Issuers[0].URL
 				c.Issuers = append(c.Issuers, Issuer{other, []string{audience}})
 				c.Roles = append(c.Roles, Role{"tested", tt.trust(issuer)})
@@ -149,7 +149,7 @@ func TestAuthorizedPartyIsTheAudienceOfConditions(t *testing.T) {
 				{StringEquals, "sub", []string{subject}}, {StringEquals, claim, []string{value}}}}}})
 		}
 	}
-	b := newBench(t, AWS(), role("aud-azp", "aud", audience), role("aud-aud", "aud", "x"), role("oaud", "oaud", "x"))
+	b := newParty(t, AWS(), role("aud-azp", "aud", audience), role("aud-aud", "aud", "x"), role("oaud", "oaud", "x"))
 	as := func(role string) func(*forged) {
 		return func(f *forged) {
 			f.role = role
@@ -238,7 +238,7 @@ func TestBuiltInProfiles(t *testing.T) {
 		if err != nil || got.Name != p.Name {
 			t.Errorf("profile %s: %v %v", p.Name, got.Name, err)
 		}
-		b := newBench(t, p)
+		b := newParty(t, p)
 		b.accepts(p.Name, nil)
 	}
 	if _, err := ProfileNamed("nobody"); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("%s, %s, %s", "strict", "aws", "stackit")) {
