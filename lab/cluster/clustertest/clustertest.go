@@ -1,0 +1,616 @@
+// Package clustertest is the conformance suite of clusters: what holds for every
+// engine.
+package clustertest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/oidclab/oidclab/lab/clock"
+	"github.com/oidclab/oidclab/lab/cluster"
+	"github.com/oidclab/oidclab/lab/cluster/signer"
+	"github.com/oidclab/oidclab/lab/keys"
+	"github.com/oidclab/oidclab/lab/trace"
+)
+
+const (
+	// startTimeout bounds a start on a busy machine.
+	startTimeout = 2 * time.Minute
+	// settle bounds what the API server does in its own time: it keeps the
+	// outcome of a token's authentication for 10 s.
+	settle = 45 * time.Second
+
+	namespace = "demo"
+	account   = "app"
+	audience  = "sts.example"
+)
+
+// Engine is how the suite gets clusters, and how it hurts them.
+type Engine struct {
+	// Start starts a cluster whose files go to dir.
+	Start func(ctx context.Context, identity cluster.Identity, dir string) (cluster.Cluster, error)
+	// Kill kills a component ("etcd" or "kube-apiserver") with SIGKILL.
+	Kill func(c cluster.Cluster, component string) error
+	// Leftovers returns what still runs of all clusters.
+	Leftovers func() ([]string, error)
+}
+
+// Run runs the suite. It starts two clusters.
+func Run(t *testing.T, engine Engine) {
+	first := newFixture(t, engine, "first")
+	for _, test := range []struct {
+		name string
+		run  func(*fixture, *testing.T)
+	}{
+		{"issuer", (*fixture).testIssuer},
+		{"keys", (*fixture).testKeys},
+		{"anonymous callers", (*fixture).testAnonymous},
+		{"kubeconfig", (*fixture).testKubeconfig},
+		{"namespace", (*fixture).testNamespace},
+		{"token of a service account", (*fixture).testServiceAccountToken},
+		{"token of a pod", (*fixture).testPodToken},
+		{"audiences", (*fixture).testAudiences},
+		{"expiration", (*fixture).testExpiration},
+		{"token review", (*fixture).testTokenReview},
+		{"authorization", (*fixture).testAuthorization},
+		{"deleted pod", (*fixture).testDeletedPod},
+		{"rotation", (*fixture).testRotation},
+		{"API server killed", func(f *fixture, t *testing.T) { f.testKilled(t, "kube-apiserver") }},
+		{"etcd killed", func(f *fixture, t *testing.T) { f.testKilled(t, "etcd") }},
+	} {
+		t.Run(test.name, func(t *testing.T) { test.run(first, t) })
+	}
+	t.Run("side by side", func(t *testing.T) { testSideBySide(t, first, newFixture(t, engine, "second")) })
+	t.Run("close", first.testClose)
+	if left, err := engine.Leftovers(); err != nil || len(left) != 0 {
+		t.Errorf("left behind after Close: %v (%v)", left, err)
+	}
+}
+
+// fixture is a cluster, its keys and what the signer wrote.
+type fixture struct {
+	cluster.Cluster
+	engine Engine
+	keys   *keys.Set
+	trace  *trace.Log
+}
+
+func newFixture(t *testing.T, engine Engine, id string) *fixture {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "cluster") // shorter than t.TempDir, for the sockets' sake
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	f := &fixture{engine: engine, trace: trace.New()}
+	if f.keys, err = keys.New(clock.System{}, keys.RS256); err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(dir, "signer.sock")
+	s, err := signer.Start(signer.Config{Socket: socket, Keys: f.keys, Trace: f.trace})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Stop)
+	issuer := "https://issuer.example/c/" + id
+	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
+	defer cancel()
+	f.Cluster, err = engine.Start(ctx, cluster.Identity{
+		ID: id, Issuer: issuer, JWKSURI: issuer + "/openid/v1/jwks", SignerSocket: socket,
+	}, filepath.Join(dir, id))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.close(t) })
+	if err := f.API().EnsureServiceAccount(t.Context(), namespace, account); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func (f *fixture) close(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), settle)
+	defer cancel()
+	if err := f.Close(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+func (f *fixture) testIssuer(t *testing.T) {
+	document, err := f.API().Discovery(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var discovery struct {
+		Issuer  string `json:"issuer"`
+		JWKSURI string `json:"jwks_uri"`
+	}
+	if err := json.Unmarshal(document.Body, &discovery); err != nil {
+		t.Fatal(err)
+	}
+	if identity := f.Identity(); discovery.Issuer != identity.Issuer || discovery.JWKSURI != identity.JWKSURI {
+		t.Errorf("got %+v, want %+v", discovery, identity)
+	}
+	if got := document.Header.Get("Content-Type"); got != "application/json" {
+		t.Errorf("got content type %q", got)
+	}
+}
+
+func (f *fixture) testKeys(t *testing.T) {
+	document, err := f.API().JWKS(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := document.Header.Get("Content-Type"); got != "application/jwk-set+json" {
+		t.Errorf("got content type %q", got)
+	}
+	if got, want := f.published(t), []string{f.keys.Current().ID}; !slices.Equal(got, want) {
+		t.Errorf("got keys %v, want %v", got, want)
+	}
+	for _, member := range []string{`"d"`, `"p"`, `"q"`, `"k"`} {
+		if strings.Contains(string(document.Body), member) {
+			t.Errorf("the key set has the private member %s", member)
+		}
+	}
+}
+
+// published returns the key ids of the key set that the API server serves.
+func (f *fixture) published(t *testing.T) []string {
+	t.Helper()
+	document, err := f.API().JWKS(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var set jose.JSONWebKeySet
+	if err := json.Unmarshal(document.Body, &set); err != nil {
+		t.Fatal(err)
+	}
+	var ids []string
+	for _, key := range set.Keys {
+		if !key.IsPublic() {
+			t.Errorf("key %s is not public", key.KeyID)
+		}
+		ids = append(ids, key.KeyID)
+	}
+	return ids
+}
+
+func (f *fixture) testAnonymous(t *testing.T) {
+	config := rest.AnonymousClientConfig(f.API().Config())
+	client, err := rest.HTTPClientFor(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]int{
+		"/readyz":                           http.StatusOK,
+		"/livez":                            http.StatusOK,
+		"/.well-known/openid-configuration": http.StatusUnauthorized,
+		"/openid/v1/jwks":                   http.StatusUnauthorized,
+		"/api/v1/namespaces":                http.StatusUnauthorized,
+	} {
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, config.Host+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response, err := client.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := response.Body.Close(); err != nil {
+			t.Error(err)
+		}
+		if response.StatusCode != want {
+			t.Errorf("%s: got %d, want %d", path, response.StatusCode, want)
+		}
+	}
+}
+
+func (f *fixture) testKubeconfig(t *testing.T) {
+	config, err := clientcmd.RESTConfigFromKubeConfig(f.Kubeconfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.CoreV1().Secrets("").List(t.Context(), metav1.ListOptions{}); err != nil {
+		t.Errorf("the administrator may not list secrets: %v", err)
+	}
+}
+
+// testNamespace shows the controllers at work.
+func (f *fixture) testNamespace(t *testing.T) {
+	const name = "short-lived"
+	if err := f.API().EnsureServiceAccount(t.Context(), name, account); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.API().EnsureServiceAccount(t.Context(), name, account); err != nil {
+		t.Errorf("again: %v", err)
+	}
+	core := f.API().Kubernetes().CoreV1()
+	eventually(t, func() error {
+		_, err := core.ServiceAccounts(name).Get(t.Context(), "default", metav1.GetOptions{})
+		return err
+	})
+	eventually(t, func() error {
+		_, err := core.ConfigMaps(name).Get(t.Context(), "kube-root-ca.crt", metav1.GetOptions{})
+		return err
+	})
+	if err := core.Namespaces().Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error {
+		_, err := core.Namespaces().Get(t.Context(), name, metav1.GetOptions{})
+		if !apierrors.IsNotFound(err) {
+			return fmt.Errorf("the namespace is still there (%v)", err)
+		}
+		return nil
+	})
+}
+
+// tokenClaims are the claims of a service-account token.
+type tokenClaims struct {
+	Issuer     string   `json:"iss"`
+	Subject    string   `json:"sub"`
+	Audience   []string `json:"aud"`
+	Expiry     int64    `json:"exp"`
+	IssuedAt   int64    `json:"iat"`
+	NotBefore  int64    `json:"nbf"`
+	ID         string   `json:"jti"`
+	Kubernetes struct {
+		Namespace      string
+		ServiceAccount object
+		Pod            *object
+	} `json:"kubernetes.io"`
+}
+
+type object struct{ Name, UID string }
+
+// token has a token issued for the service account.
+func (f *fixture) token(t *testing.T, change func(*cluster.TokenRequest)) string {
+	t.Helper()
+	request := cluster.TokenRequest{Namespace: namespace, ServiceAccount: account, Audiences: []string{audience}}
+	if change != nil {
+		change(&request)
+	}
+	token, err := f.API().Token(t.Context(), request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return token
+}
+
+// verify checks a token's signature with the set and returns key id and claims.
+func (f *fixture) verify(t *testing.T, token string) (kid string, claims tokenClaims) {
+	t.Helper()
+	object, err := jose.ParseSigned(token, []jose.SignatureAlgorithm{jose.RS256})
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := f.keys.JWKS()
+	payload, err := object.Verify(&set)
+	if err != nil {
+		t.Fatalf("the token is not signed by the cluster's keys: %v", err)
+	}
+	if err := json.Unmarshal(payload, &claims); err != nil {
+		t.Fatal(err)
+	}
+	return object.Signatures[0].Protected.KeyID, claims
+}
+
+func (f *fixture) testServiceAccountToken(t *testing.T) {
+	token := f.token(t, nil)
+	kid, claims := f.verify(t, token)
+	if kid != f.keys.Current().ID {
+		t.Errorf("got kid %s, want that of the signing key", kid)
+	}
+	if want := "system:serviceaccount:" + namespace + ":" + account; claims.Subject != want || claims.Issuer != f.Identity().Issuer {
+		t.Errorf("got sub %q of %q", claims.Subject, claims.Issuer)
+	}
+	if k := claims.Kubernetes; k.Namespace != namespace || k.ServiceAccount.Name != account || k.ServiceAccount.UID == "" || k.Pod != nil {
+		t.Errorf("got kubernetes.io %+v", k)
+	}
+	if claims.ID == "" || claims.NotBefore != claims.IssuedAt || claims.Expiry-claims.IssuedAt != 3600 {
+		t.Errorf("got claims %+v, want a jti and one hour of life", claims)
+	}
+	if events := f.trace.Journey(trace.JourneyOf(token)); len(events) != 1 || events[0].Step != "mint" {
+		t.Errorf("got events %+v, want that of the signer", events)
+	}
+}
+
+func (f *fixture) testPodToken(t *testing.T) {
+	if err := f.API().CreatePod(t.Context(), namespace, "bound", account); err != nil {
+		t.Fatal(err)
+	}
+	_, claims := f.verify(t, f.token(t, func(r *cluster.TokenRequest) { r.Pod = "bound" }))
+	if pod := claims.Kubernetes.Pod; pod == nil || pod.Name != "bound" || pod.UID == "" {
+		t.Errorf("got pod %+v, want name and UID of the pod", pod)
+	}
+	_, err := f.API().Token(t.Context(), cluster.TokenRequest{Namespace: namespace, ServiceAccount: account, Pod: "none"})
+	if !apierrors.IsNotFound(err) {
+		t.Errorf("token of a pod that does not exist: got %v, want not found", err)
+	}
+	if err := f.API().DeletePod(t.Context(), namespace, "bound"); err != nil {
+		t.Error(err)
+	}
+}
+
+func (f *fixture) testAudiences(t *testing.T) {
+	for _, want := range [][]string{{audience}, {"one", "two"}} {
+		_, claims := f.verify(t, f.token(t, func(r *cluster.TokenRequest) { r.Audiences = want }))
+		if !slices.Equal(claims.Audience, want) {
+			t.Errorf("got aud %v, want %v", claims.Audience, want)
+		}
+	}
+	_, claims := f.verify(t, f.token(t, func(r *cluster.TokenRequest) { r.Audiences = nil }))
+	if want := []string{f.Identity().Issuer}; !slices.Equal(claims.Audience, want) {
+		t.Errorf("without a request: got aud %v, want the API server's own, %v", claims.Audience, want)
+	}
+}
+
+func (f *fixture) testExpiration(t *testing.T) {
+	const least = 600 * time.Second
+	_, claims := f.verify(t, f.token(t, func(r *cluster.TokenRequest) { r.Expiration = least }))
+	if got := time.Duration(claims.Expiry-claims.IssuedAt) * time.Second; got != least {
+		t.Errorf("got a life of %s, want %s", got, least)
+	}
+	_, err := f.API().Token(t.Context(), cluster.TokenRequest{
+		Namespace: namespace, ServiceAccount: account, Expiration: least - time.Second,
+	})
+	if !apierrors.IsInvalid(err) {
+		t.Errorf("one second less: got %v, want it invalid", err)
+	}
+}
+
+// reviewed returns nil if a token review accepts the token.
+func (f *fixture) reviewed(t *testing.T, token string, audiences ...string) error {
+	t.Helper()
+	status, err := f.API().TokenReview(t.Context(), token, audiences...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !status.Authenticated {
+		return errors.New("refused: " + status.Error)
+	}
+	return nil
+}
+
+// refused waits until a token review refuses the token.
+func (f *fixture) refused(t *testing.T, token string) {
+	t.Helper()
+	eventually(t, func() error {
+		if f.reviewed(t, token, audience) == nil {
+			return errors.New("a token review still accepts the token")
+		}
+		return nil
+	})
+}
+
+func (f *fixture) testTokenReview(t *testing.T) {
+	token := f.token(t, nil)
+	status, err := f.API().TokenReview(t.Context(), token, audience, "other")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !status.Authenticated || status.User.Username != "system:serviceaccount:"+namespace+":"+account || !slices.Equal(status.Audiences, []string{audience}) {
+		t.Errorf("got %+v, want the service account for the audience both have", status)
+	}
+	foreign, err := keys.Generate(keys.RS256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	claims, err := keys.Claims(token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	control, err := f.keys.Forge(keys.Forgery{Claims: claims})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.reviewed(t, control, audience); err != nil {
+		t.Errorf("control: the same claims under the true key: %v", err)
+	}
+	forged, err := f.keys.Forge(keys.Forgery{Claims: claims, Key: foreign})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct{ token, audience string }{
+		"garbage":        {"garbage", audience},
+		"foreign key":    {forged, audience},
+		"wrong audience": {token, "other"},
+		"own audience":   {token, ""},
+	} {
+		var audiences []string
+		if c.audience != "" {
+			audiences = []string{c.audience}
+		}
+		if f.reviewed(t, c.token, audiences...) == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+func (f *fixture) testAuthorization(t *testing.T) {
+	config := rest.AnonymousClientConfig(f.API().Config())
+	config.BearerToken = f.token(t, func(r *cluster.TokenRequest) { r.Audiences = nil })
+	api, err := cluster.NewAPI(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Any service account may read the discovery document (RBAC role
+	// system:service-account-issuer-discovery), and no more than that.
+	if _, err := api.Discovery(t.Context()); err != nil {
+		t.Errorf("discovery as a service account: %v", err)
+	}
+	_, err = api.Kubernetes().CoreV1().Secrets(namespace).List(t.Context(), metav1.ListOptions{})
+	if !apierrors.IsForbidden(err) {
+		t.Errorf("secrets as a service account: got %v, want forbidden", err)
+	}
+}
+
+func (f *fixture) testDeletedPod(t *testing.T) {
+	for _, pod := range []string{"deleted", "kept"} {
+		if err := f.API().CreatePod(t.Context(), namespace, pod, account); err != nil {
+			t.Fatal(err)
+		}
+	}
+	deleted := f.token(t, func(r *cluster.TokenRequest) { r.Pod = "deleted" })
+	kept := f.token(t, func(r *cluster.TokenRequest) { r.Pod = "kept" })
+	if err := f.reviewed(t, deleted, audience); err != nil {
+		t.Fatal("before the deletion:", err)
+	}
+	if err := f.API().DeletePod(t.Context(), namespace, "deleted"); err != nil {
+		t.Fatal(err)
+	}
+	f.refused(t, deleted)
+	if err := f.reviewed(t, kept, audience); err != nil {
+		t.Errorf("control: the token of the other pod: %v", err)
+	}
+}
+
+// testRotation replaces the signing key while the API server runs.
+func (f *fixture) testRotation(t *testing.T) {
+	old := f.keys.Current()
+	before := f.token(t, nil)
+	next, err := f.keys.Publish()
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error {
+		if got := f.published(t); !slices.Contains(got, next.ID) || !slices.Contains(got, old.ID) {
+			return fmt.Errorf("the API server publishes %v, not also %s", got, next.ID)
+		}
+		return nil
+	})
+	if kid, _ := f.verify(t, f.token(t, nil)); kid != old.ID {
+		t.Errorf("after publishing: got kid %s, want the old key to sign", kid)
+	}
+	if _, err := f.keys.SignWith(next.ID); err != nil {
+		t.Fatal(err)
+	}
+	after := f.token(t, nil)
+	if kid, _ := f.verify(t, after); kid != next.ID {
+		t.Errorf("got kid %s, want the new key to sign at once", kid)
+	}
+	for name, token := range map[string]string{"before": before, "after": after} {
+		if err := f.reviewed(t, token, audience); err != nil {
+			t.Errorf("token from %s the rotation: %v", name, err)
+		}
+	}
+	if _, err := f.keys.Remove(old.ID); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error {
+		if got := f.published(t); !slices.Equal(got, []string{next.ID}) {
+			return fmt.Errorf("the API server publishes %v, not only %s", got, next.ID)
+		}
+		return nil
+	})
+	f.refused(t, before)
+	if err := f.reviewed(t, after, audience); err != nil {
+		t.Errorf("control: the token of the new key: %v", err)
+	}
+}
+
+// testKilled kills a component and expects it back with its data.
+func (f *fixture) testKilled(t *testing.T, component string) {
+	host, token := f.API().Config().Host, f.token(t, nil)
+	if err := f.engine.Kill(f.Cluster, component); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error {
+		if f.Healthy(t.Context()) == nil {
+			return errors.New("the cluster says that it is healthy")
+		}
+		return nil
+	})
+	eventually(t, func() error { return f.Healthy(t.Context()) })
+	if err := f.reviewed(t, token, audience); err != nil {
+		t.Errorf("token from before: %v", err)
+	}
+	f.verify(t, f.token(t, nil)) // the service account is still there
+	if got := f.API().Config().Host; got != host {
+		t.Errorf("the API server moved from %s to %s", host, got)
+	}
+}
+
+func testSideBySide(t *testing.T, first, second *fixture) {
+	token := second.token(t, nil)
+	if err := second.reviewed(t, token, audience); err != nil {
+		t.Errorf("control: its own token: %v", err)
+	}
+	if first.reviewed(t, token, audience) == nil {
+		t.Error("a cluster accepts the token of another")
+	}
+	if first.API().Config().Host == second.API().Config().Host {
+		t.Error("both clusters have the same address")
+	}
+	stranger := second.API().Config()
+	stranger.Host = first.API().Config().Host
+	stranger.CAData = first.API().Config().CAData
+	api, err := cluster.NewAPI(stranger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := api.Discovery(t.Context()); err == nil {
+		t.Error("a cluster accepts the administrator of another")
+	}
+	second.close(t)
+	if err := first.Healthy(t.Context()); err != nil {
+		t.Errorf("after the other has gone: %v", err)
+	}
+	if second.Healthy(t.Context()) == nil {
+		t.Error("a closed cluster says that it is healthy")
+	}
+}
+
+func (f *fixture) testClose(t *testing.T) {
+	var closes sync.WaitGroup
+	for range 2 {
+		closes.Go(func() { f.close(t) })
+	}
+	closes.Wait()
+	f.close(t)
+}
+
+// eventually waits until a condition returns nil.
+func eventually(t *testing.T, condition func() error) {
+	t.Helper()
+	end := time.After(settle)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := condition()
+		if err == nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-end:
+			t.Fatalf("after %s: %v", settle, err)
+		}
+	}
+}
