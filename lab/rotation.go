@@ -20,7 +20,7 @@ const propagation = 20 * time.Second
 // every relying party must know the new key; remove the old key when no token
 // that it signed can be alive.
 type Rotation struct {
-	Phase    string    `json:"phase"` // "published", "signing", "done" or "failed"
+	Phase    string    `json:"phase"` // "published", "signing", "done", "abandoned" or "failed"
 	NewKey   string    `json:"newKey"`
 	OldKey   string    `json:"oldKey"`
 	SignAt   time.Time `json:"signAt"`            // lab time
@@ -193,6 +193,21 @@ func (l *Lab) StartRotation(ctx context.Context, cluster string, advance bool) (
 			return *m.rotation, err
 		}
 	}
+	return *m.rotation, nil
+}
+
+// AbandonRotation ends a rotation where it stands: the keys stay as they are.
+func (l *Lab) AbandonRotation(cluster string) (Rotation, error) {
+	m, err := l.member(cluster)
+	if err != nil {
+		return Rotation{}, err
+	}
+	m.rotating.Lock()
+	defer m.rotating.Unlock()
+	if m.rotation == nil || (m.rotation.Phase != "published" && m.rotation.Phase != "signing") {
+		return Rotation{}, problem.New(problem.Conflict, "oidclab keys rotate", "cluster %s is in no rotation", cluster)
+	}
+	m.rotation.Phase = "abandoned"
 	return *m.rotation, nil
 }
 

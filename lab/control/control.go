@@ -87,6 +87,9 @@ func Handler(l *lab.Lab, stop func()) http.Handler {
 	mux.HandleFunc("POST /v1/keys/rotate", post(func(ctx context.Context, r keyRequest) (lab.Rotation, error) {
 		return l.StartRotation(ctx, r.Cluster, r.Advance)
 	}))
+	mux.HandleFunc("POST /v1/keys/abandon", post(func(_ context.Context, r keyRequest) (lab.Rotation, error) {
+		return l.AbandonRotation(r.Cluster)
+	}))
 	mux.HandleFunc("GET /v1/clock", func(w http.ResponseWriter, _ *http.Request) { answer(w, l.Clock.State(), nil) })
 	mux.HandleFunc("POST /v1/clock/advance", post(func(_ context.Context, r clockRequest) (clock.State, error) {
 		return l.Clock.Advance(r.By), nil
@@ -215,7 +218,7 @@ func (c *Client) Keys(ctx context.Context, cluster string) ([]lab.KeyInfo, error
 	return call[[]lab.KeyInfo](ctx, c, http.MethodGet, "/v1/keys?"+url.Values{"cluster": {cluster}}.Encode(), nil)
 }
 
-// PublishKey, SignWithKey and RemoveKey take one phase of a rotation, see [lab.Lab].
+// PublishKey adds a key to a cluster's key set, and returns once the front publishes it.
 func (c *Client) PublishKey(ctx context.Context, cluster string) (lab.KeyInfo, error) {
 	return call[lab.KeyInfo](ctx, c, http.MethodPost, "/v1/keys/publish", keyRequest{Cluster: cluster})
 }
@@ -233,6 +236,11 @@ func (c *Client) RemoveKey(ctx context.Context, cluster, kid string) (lab.KeyInf
 // StartRotation begins a safe rotation.
 func (c *Client) StartRotation(ctx context.Context, cluster string, advance bool) (lab.Rotation, error) {
 	return call[lab.Rotation](ctx, c, http.MethodPost, "/v1/keys/rotate", keyRequest{Cluster: cluster, Advance: advance})
+}
+
+// AbandonRotation ends a safe rotation where it stands.
+func (c *Client) AbandonRotation(ctx context.Context, cluster string) (lab.Rotation, error) {
+	return call[lab.Rotation](ctx, c, http.MethodPost, "/v1/keys/abandon", keyRequest{Cluster: cluster})
 }
 
 // Clock returns what the lab clock shows.

@@ -57,7 +57,7 @@ func (a *app) keysListCommand() *cobra.Command {
 
 func (a *app) keysRotateCommand() *cobra.Command {
 	var clusterID, phase, kid, signer string
-	var advance bool
+	var advance, abandon bool
 	cmd := &cobra.Command{
 		Use:   "rotate",
 		Short: "Rotate a cluster's signing key, safely or phase by phase",
@@ -82,12 +82,18 @@ The phases can be taken one by one, at the wrong time too, to see what breaks:
 			if signer != "external" {
 				return problem.New(problem.Usage, "oidclab keys rotate", "the signer %q is not there: this engine signs with the external signer only", signer)
 			}
-			if advance && phase != "all" {
-				return problem.New(problem.Usage, "oidclab keys rotate --advance-clock", "--advance-clock goes with --phase all")
+			if (advance || abandon) && phase != "all" {
+				return problem.New(problem.Usage, "oidclab keys rotate --help", "--advance-clock and --abandon go with --phase all")
 			}
 			return a.withLab(cmd.Context(), func(ctx context.Context, client *control.Client, _ lab.Status) error {
 				if phase == "all" {
-					rotation, err := client.StartRotation(ctx, clusterID, advance)
+					begin := client.StartRotation
+					if abandon {
+						begin = func(ctx context.Context, id string, _ bool) (lab.Rotation, error) {
+							return client.AbandonRotation(ctx, id)
+						}
+					}
+					rotation, err := begin(ctx, clusterID, advance)
 					if err != nil {
 						return err
 					}
@@ -114,6 +120,7 @@ The phases can be taken one by one, at the wrong time too, to see what breaks:
 	cmd.Flags().StringVar(&kid, "kid", "", "the key; empty means the newest that the phase applies to")
 	cmd.Flags().StringVar(&signer, "signer", "external", "who signs: external")
 	cmd.Flags().BoolVar(&advance, "advance-clock", false, "move the lab clock to where the new key may sign")
+	cmd.Flags().BoolVar(&abandon, "abandon", false, "end the safe plan where it stands; the keys stay as they are")
 	a.outputFlag(cmd, "text", "json")
 	return cmd
 }

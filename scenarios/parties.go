@@ -1,0 +1,144 @@
+package scenarios
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/oidclab/oidclab/fixtures"
+	"github.com/oidclab/oidclab/lab"
+	"github.com/oidclab/oidclab/lab/exchange"
+	"github.com/oidclab/oidclab/lab/sts"
+)
+
+// Party is a relying party as a workload meets it: a token goes in, and what
+// comes out is put to use.
+type Party struct {
+	Name     string
+	Audience string
+	Profile  sts.Profile // how it judges; only of the lab's own
+	Needs    []Need
+	Online   bool // asks the cluster (TokenReview), so that it needs no keys and knows what was deleted
+	RealTime bool // goes by the system clock, not the lab's
+	answers  func(sts.Reason) Expectation
+	exchange func(ctx context.Context, s *Session, token string) (use any, err error)
+}
+
+// Expectation is how a party refuses. Empty fields are not compared.
+type Expectation struct {
+	Reason sts.Reason // in the trace; only of the lab's own parties
+	Status int        // of HTTP
+	Code   string     // the vendor's
+	Text   string     // part of the vendor's message
+}
+
+func (e Expectation) String() string {
+	return fmt.Sprintf("status %d, code %q, text %q, reason %q", e.Status, e.Code, e.Text, e.Reason)
+}
+
+// The parties of a lab, and the same as a list.
+var (
+	genericParty = Party{
+		Name: "generic", Audience: fixtures.GenericAudience, Profile: sts.Strict(), answers: genericAnswer,
+		exchange: exchangeGeneric(0),
+	}
+	pureTTLParty = Party{
+		Name: "pure-ttl", Audience: fixtures.GenericAudience, Profile: sts.STACKIT(), answers: genericAnswer,
+		exchange: exchangeGeneric(1),
+	}
+	awsParty = Party{
+		Name: "aws", Audience: fixtures.AWSAudience, Profile: sts.AWS(), answers: awsAnswer, exchange: exchangeAWS,
+	}
+	vaultJWTParty = Party{
+		Name: "vault-jwt", Audience: fixtures.VaultAudience, Needs: []Need{Vault}, RealTime: true,
+		exchange: exchangeVault(exchange.VaultJWT, func(m lab.AuthMounts) string { return m.JWT }),
+	}
+	vaultKubernetesParty = Party{
+		Name: "vault-kubernetes", Audience: fixtures.VaultAudience, Needs: []Need{Vault}, RealTime: true, Online: true,
+		exchange: exchangeVault(exchange.VaultKubernetes, func(m lab.AuthMounts) string { return m.Kubernetes }),
+	}
+	parties = []Party{genericParty, pureTTLParty, awsParty, vaultJWTParty, vaultKubernetesParty}
+)
+
+// own are the parties of the lab's token service, which go by the lab clock.
+var own = []Party{genericParty, pureTTLParty, awsParty}
+
+// present returns those of the given parties that the lab has.
+func (s *Session) present(list []Party) []Party {
+	var there []Party
+	for _, p := range list {
+		if len(p.Needs) == 0 || p.Needs[0].Missing(s.Info) == "" {
+			there = append(there, p)
+		}
+	}
+	return there
+}
+
+func exchangeGeneric(index int) func(context.Context, *Session, string) (any, error) {
+	return func(ctx context.Context, s *Session, token string) (any, error) {
+		target := exchange.GenericTarget{TokenURL: s.Info.Generic.Parties[index].TokenURL, Audience: s.Info.Generic.Target, Client: s.Web}
+		result, err := exchange.Generic(ctx, target, token)
+		if err != nil {
+			return nil, err
+		}
+		return exchange.UseResource(ctx, s.Web, s.Info.Generic.Resource, result.AccessToken)
+	}
+}
+
+// genericAnswer is how the generic token service refuses for a reason, by RFC
+// 8693 section 2.2.2.
+func genericAnswer(reason sts.Reason) Expectation {
+	e := Expectation{Reason: reason, Status: 400, Code: "invalid_request"}
+	switch reason {
+	case sts.RoleUnknown, sts.IssuerNotTrusted, sts.SubjectMismatch, sts.ConditionMismatch:
+		e.Code = "invalid_target"
+	case sts.IssuerUnreachable:
+		e.Status, e.Code = 503, "temporarily_unavailable"
+	}
+	return e
+}
+
+func (s *Session) awsTarget(c lab.ClusterInfo) exchange.AWSTarget {
+	return exchange.AWSTarget{
+		Endpoint: s.Info.AWS.Endpoint, Region: s.Info.AWS.Region, RoleARN: s.Info.AWS.Roles[c.ID], SessionName: "scenario", Client: s.Web,
+	}
+}
+
+func exchangeAWS(ctx context.Context, s *Session, token string) (any, error) {
+	target := s.awsTarget(s.Cluster())
+	result, err := exchange.AWS(ctx, target, token)
+	if err != nil {
+		return nil, err
+	}
+	return exchange.WhoAmI(ctx, target, result.Credentials)
+}
+
+// awsAnswer is how AWS refuses for a reason.
+func awsAnswer(reason sts.Reason) Expectation {
+	e := Expectation{Reason: reason, Status: 400, Code: "InvalidIdentityToken"}
+	switch reason {
+	case sts.TokenExpired:
+		e.Code, e.Text = "ExpiredTokenException", "Token expired: current date/time "
+	case sts.IssuerUnknown:
+		e.Text = "No OpenIDConnect provider found in your account for "
+	case sts.AudienceMismatch:
+		e.Text = "Incorrect token audience"
+	case sts.KeyUnknown:
+		e.Text = "Couldn't retrieve verification key from your identity provider,  please reference"
+	case sts.RoleUnknown, sts.IssuerNotTrusted, sts.SubjectMismatch, sts.ConditionMismatch:
+		e.Status, e.Code, e.Text = 403, "AccessDenied", "Not authorized to perform sts:AssumeRoleWithWebIdentity"
+	case sts.IssuerUnreachable:
+		e.Code = "IDPCommunicationError"
+	}
+	return e
+}
+
+func exchangeVault(login func(context.Context, exchange.VaultTarget, string) (exchange.VaultResult, error), mount func(lab.AuthMounts) string) func(context.Context, *Session, string) (any, error) {
+	return func(ctx context.Context, s *Session, token string) (any, error) {
+		target := exchange.VaultTarget{Address: s.Info.Vault.Address, Mount: mount(s.Info.Vault.Mounts[s.Cluster().ID]), Role: s.Info.Vault.Role, Client: s.Web}
+		result, err := login(ctx, target, token)
+		if err != nil {
+			return nil, err
+		}
+		return exchange.ReadSecret(ctx, target, result.ClientToken, s.Info.Vault.Secret)
+	}
+}

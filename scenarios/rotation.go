@@ -1,0 +1,232 @@
+package scenarios
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	. "github.com/onsi/gomega"
+
+	"github.com/oidclab/oidclab/fixtures"
+	"github.com/oidclab/oidclab/lab"
+	"github.com/oidclab/oidclab/lab/sts"
+)
+
+// Lives of the tokens of rotation scenarios. The signer agrees to 24 h.
+const (
+	shortLife = 4 * time.Hour
+	longLife  = 24 * time.Hour
+)
+
+// aMoment puts the lab clock past a wait.
+const aMoment = time.Second
+
+// rotation changes the signing key at the right time and at the wrong one.
+func rotation() []Scenario {
+	return []Scenario{
+		{Name: "rotation: by the safe plan nothing is ever refused", Labels: []string{"rotation"}, Run: safeRotation},
+		{Name: "rotation: the safe plan of keys rotate signs when every cache knows", Labels: []string{"rotation"}, Run: plannedRotation},
+		{Name: "rotation: a key that signs before consumers can know it", Labels: []string{"rotation"}, Run: signsTooEarly},
+		{Name: "rotation: a key that is removed while its tokens live", Labels: []string{"rotation"}, Run: removedTooEarly},
+	}
+}
+
+// tokenFor returns a new token of the first cluster for a party.
+func (s *Session) tokenFor(ctx context.Context, p Party, life time.Duration) string {
+	return s.Mint(ctx, lab.MintRequest{Audiences: []string{p.Audience}, Expiration: life})
+}
+
+func (s *Session) tokensFor(ctx context.Context, list []Party, life time.Duration) map[string]string {
+	tokens := map[string]string{}
+	for _, p := range list {
+		tokens[p.Name] = s.tokenFor(ctx, p, life)
+	}
+	return tokens
+}
+
+func (s *Session) allAccept(ctx context.Context, list []Party, tokens map[string]string, why string) {
+	for _, p := range list {
+		s.Accepted(ctx, p, tokens[p.Name], why)
+	}
+}
+
+func (s *Session) publish(ctx context.Context) string {
+	key, err := s.Lab.PublishKey(ctx, s.Cluster().ID)
+	s.Must(err)
+	return key.ID
+}
+
+// sign makes a key sign, and returns the one that is retired by that.
+func (s *Session) sign(ctx context.Context, kid string) (retired string) {
+	infos, err := s.Lab.Keys(ctx, s.Cluster().ID)
+	s.Must(err)
+	for _, key := range infos {
+		if key.State == "signing" {
+			retired = key.ID
+		}
+	}
+	_, err = s.Lab.SignWithKey(ctx, s.Cluster().ID, kid)
+	s.Must(err)
+	return retired
+}
+
+func (s *Session) remove(ctx context.Context, kid string) {
+	_, err := s.Lab.RemoveKey(ctx, s.Cluster().ID, kid)
+	s.Must(err)
+}
+
+func safeRotation(ctx context.Context, s *Session) {
+	all := s.present(parties)
+	old := s.tokensFor(ctx, all, shortLife)
+	s.allAccept(ctx, all, old, "before the rotation")
+
+	kid := s.publish(ctx)
+	s.allAccept(ctx, all, old, "published: tokens of the old key")
+	s.allAccept(ctx, all, s.tokensFor(ctx, all, shortLife), "published: new tokens, still of the old key")
+
+	s.Advance(ctx, longestTTL()+aMoment)
+	s.allAccept(ctx, all, old, "every cache had to fetch again")
+
+	retired := s.sign(ctx, kid)
+	fresh := s.tokensFor(ctx, all, longLife)
+	s.allAccept(ctx, all, fresh, "signing: tokens of the new key")
+	s.allAccept(ctx, all, old, "signing: tokens of the old key, which is retired and published")
+
+	s.Advance(ctx, shortLife) // the last token of the old key has expired
+	s.remove(ctx, retired)
+	s.allAccept(ctx, all, fresh, "removed: tokens of the new key")
+	s.Advance(ctx, longestTTL()+aMoment)
+	s.allAccept(ctx, all, fresh, "removed, and every cache had to fetch again")
+	s.allAccept(ctx, all, s.tokensFor(ctx, all, longLife), "removed: new tokens")
+}
+
+func longestTTL() time.Duration {
+	var longest time.Duration
+	for _, p := range own {
+		longest = max(longest, p.Profile.Cache.TTL)
+	}
+	return longest
+}
+
+func plannedRotation(ctx context.Context, s *Session) {
+	all := s.present(parties)
+	old := s.tokensFor(ctx, all, shortLife)
+	s.allAccept(ctx, all, old, "before the rotation")
+	rotation, err := s.Lab.StartRotation(ctx, s.Cluster().ID, false)
+	s.Must(err)
+	s.Expect(rotation.Phase).To(Equal("published"))
+	_, err = s.Lab.StartRotation(ctx, s.Cluster().ID, false)
+	s.Expect(err).To(MatchError(ContainSubstring("in a rotation")))
+	s.allAccept(ctx, all, s.tokensFor(ctx, all, shortLife), "published")
+
+	clock, err := s.Lab.Clock(ctx)
+	s.Must(err)
+	s.Expect(rotation.SignAt.Sub(clock.Now)).To(BeNumerically("~", longestTTL(), 10*time.Second))
+	s.Advance(ctx, rotation.SignAt.Sub(clock.Now))
+	s.Eventually(ctx, func(ctx context.Context) error {
+		status, err := s.Lab.Status(ctx)
+		if err != nil {
+			return err
+		}
+		if r := status.Rotations[s.Cluster().ID]; r.Phase != "signing" {
+			return fmt.Errorf("the rotation is %q: %s", r.Phase, r.Error)
+		}
+		return nil
+	}).Should(Succeed())
+	s.allAccept(ctx, all, old, "signing: tokens of the old key")
+	s.allAccept(ctx, all, s.tokensFor(ctx, all, shortLife), "signing: tokens of the new key")
+
+	status, err := s.Lab.Status(ctx)
+	s.Must(err)
+	planned := status.Rotations[s.Cluster().ID]
+	for _, token := range old {
+		s.Expect(planned.RemoveAt).To(BeTemporally(">", time.Unix(s.claims(token).Exp, 0)), "the old key would go before its tokens")
+	}
+	_, err = s.Lab.AbandonRotation(ctx, s.Cluster().ID)
+	s.Must(err)
+	s.remove(ctx, rotation.OldKey)
+}
+
+// signsTooEarly publishes a key and signs with it at once.
+func signsTooEarly(ctx context.Context, s *Session) {
+	all := s.present(parties)
+	s.warm(ctx, all)
+	retired := s.sign(ctx, s.publish(ctx))
+	s.Cleanup(func(ctx context.Context) { _, _ = s.Lab.RemoveKey(ctx, s.Cluster().ID, retired) })
+	fresh := s.tokensFor(ctx, all, longLife)
+	for _, p := range all {
+		token, cache := fresh[p.Name], p.Profile.Cache
+		switch {
+		case p.RealTime: // Vault: refetches for every unknown kid, or asks the cluster
+			s.Accepted(ctx, p, token, "it asks at once")
+		case cache.RefetchUnknownKid:
+			s.Refused(ctx, p, token, p.answers(sts.KeyUnknown), "it has just fetched, and waits")
+		default:
+			s.Refused(ctx, p, token, p.answers(sts.KeyUnknown), "it keeps keys, come what may")
+		}
+	}
+	s.Advance(ctx, own[0].Profile.Cache.MinInterval+aMoment)
+	for _, p := range s.present(own) {
+		if p.Profile.Cache.RefetchUnknownKid {
+			s.Accepted(ctx, p, fresh[p.Name], "it may fetch again for an unknown kid")
+		} else {
+			s.Refused(ctx, p, fresh[p.Name], p.answers(sts.KeyUnknown), "it still keeps keys")
+		}
+	}
+	s.Advance(ctx, pureTTLParty.Profile.Cache.TTL)
+	s.Accepted(ctx, pureTTLParty, fresh[pureTTLParty.Name], "its keys are too old now")
+}
+
+// warm makes every party of the lab fetch the keys now.
+func (s *Session) warm(ctx context.Context, list []Party) {
+	s.Advance(ctx, longestTTL()+aMoment)
+	s.allAccept(ctx, list, s.tokensFor(ctx, list, longLife), "control: before the rotation")
+}
+
+// removedTooEarly removes a key whose tokens are alive.
+func removedTooEarly(ctx context.Context, s *Session) {
+	all := s.present(parties)
+	s.warm(ctx, all)
+	old := s.tokensFor(ctx, all, longLife)
+	s.allAccept(ctx, all, old, "control: the key is published")
+	s.remove(ctx, s.sign(ctx, s.publish(ctx)))
+	fresh := s.tokensFor(ctx, all, longLife)
+
+	cluster := s.Kubernetes(s.Cluster())
+	s.Eventually(ctx, func(ctx context.Context) error { // the API server looks at its signer every second
+		review, err := cluster.TokenReview(ctx, old[genericParty.Name], fixtures.GenericAudience)
+		if err == nil && review.Authenticated {
+			err = errors.New("the cluster still takes the token")
+		}
+		return err
+	}).Should(Succeed())
+
+	for _, p := range all {
+		if p.Online {
+			s.Refused(ctx, p, old[p.Name], Expectation{Status: 403}, "the cluster does not know the key any more")
+		} else {
+			s.Accepted(ctx, p, old[p.Name], "it has the key in its cache and no reason to look again")
+		}
+	}
+	// A token of the new key makes those look again that do so for an unknown kid.
+	s.Advance(ctx, own[0].Profile.Cache.MinInterval+aMoment)
+	for _, p := range all {
+		switch {
+		case p.Online:
+			s.Accepted(ctx, p, fresh[p.Name], "a token of the new key")
+		case p.RealTime:
+			s.Accepted(ctx, p, fresh[p.Name], "a token of the new key")
+			s.Refused(ctx, p, old[p.Name], badSignature, "its keys were replaced")
+		case p.Profile.Cache.RefetchUnknownKid:
+			s.Accepted(ctx, p, fresh[p.Name], "a token of the new key")
+			s.Refused(ctx, p, old[p.Name], p.answers(sts.KeyUnknown), "its keys were replaced")
+		default:
+			s.Refused(ctx, p, fresh[p.Name], p.answers(sts.KeyUnknown), "a token of the new key")
+			s.Accepted(ctx, p, old[p.Name], "it keeps keys, come what may")
+		}
+	}
+	s.Advance(ctx, pureTTLParty.Profile.Cache.TTL)
+	s.Accepted(ctx, pureTTLParty, fresh[pureTTLParty.Name], "its keys are too old now")
+	s.Refused(ctx, pureTTLParty, old[pureTTLParty.Name], pureTTLParty.answers(sts.KeyUnknown), "its keys were replaced")
+}
