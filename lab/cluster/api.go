@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -153,6 +154,28 @@ type Document struct {
 // section 4) from the API server.
 func (a *API) Discovery(ctx context.Context) (Document, error) {
 	return a.document(ctx, "/.well-known/openid-configuration")
+}
+
+// CheckIssuer reads back whose issuer the API server is. One whose issuer is not
+// an https URL, or has a query or fragment, starts without a discovery document
+// and says so in its log only.
+func (a *API) CheckIssuer(ctx context.Context, want Identity) error {
+	document, err := a.Discovery(ctx)
+	if err != nil {
+		return fmt.Errorf("the API server does not serve issuer %s; use an https URL without query and fragment: %w", want.Issuer, err)
+	}
+	var got struct {
+		Issuer  string `json:"issuer"`
+		JWKSURI string `json:"jwks_uri"`
+	}
+	if err := json.Unmarshal(document.Body, &got); err != nil {
+		return fmt.Errorf("cluster: discovery document: %w", err)
+	}
+	if got.Issuer != want.Issuer || got.JWKSURI != want.JWKSURI {
+		return fmt.Errorf("cluster: the API server is issuer %q with keys at %q, not %q with keys at %q",
+			got.Issuer, got.JWKSURI, want.Issuer, want.JWKSURI)
+	}
+	return nil
 }
 
 // JWKS fetches the key set (RFC 7517 section 5) from the API server.

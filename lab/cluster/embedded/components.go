@@ -18,7 +18,7 @@ import (
 
 // stopGrace is how long a component may take to end by itself. Nothing is lost
 // when one is killed.
-const stopGrace = time.Second
+const stopGrace = 250 * time.Millisecond
 
 // controllers is what a cluster of API objects without nodes needs.
 var controllers = []string{

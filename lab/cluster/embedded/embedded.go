@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -81,11 +80,18 @@ func Start(ctx context.Context, config Config) (_ *Cluster, err error) {
 		return nil, err
 	}
 
+	// The API server waits for etcd by itself.
 	start, startCtx := errgroup.WithContext(ctx)
 	start.Go(func() error { return c.etcd.start(startCtx, c.etcdSpec()) })
 	start.Go(func() error { return c.apiServer.start(startCtx, c.apiServerSpec(port)) })
-	start.Go(func() error { return c.controllerManager.start(startCtx, c.controllerManagerSpec()) })
 	if err := start.Wait(); err != nil {
+		return nil, err
+	}
+	if err := c.api.CheckIssuer(ctx, config.Identity); err != nil {
+		return nil, err
+	}
+	// Not earlier: it looks for a healthy API server once a second only.
+	if err := c.controllerManager.start(ctx, c.controllerManagerSpec()); err != nil {
 		return nil, err
 	}
 	return c, nil
@@ -151,6 +157,7 @@ func (c *Cluster) Close(ctx context.Context) error {
 	return errors.Join(errs[:]...)
 }
 
+// start starts the child process; one that fails to start is gone again.
 func (c *component) start(ctx context.Context, spec proc.Spec) error {
 	process, err := proc.Start(ctx, spec)
 	if err != nil {
@@ -174,9 +181,4 @@ func (c *component) stop(ctx context.Context) error {
 		return nil
 	}
 	return process.Stop(ctx)
-}
-
-// logFile returns where a component logs.
-func (f files) logFile(component string) string {
-	return filepath.Join(f.dir, component+".log")
 }

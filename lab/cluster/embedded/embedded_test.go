@@ -13,10 +13,13 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/oidclab/oidclab/lab/clock"
 	"github.com/oidclab/oidclab/lab/cluster"
 	"github.com/oidclab/oidclab/lab/cluster/clustertest"
 	"github.com/oidclab/oidclab/lab/cluster/embedded"
 	"github.com/oidclab/oidclab/lab/cluster/embedded/controlplane"
+	"github.com/oidclab/oidclab/lab/cluster/signer"
+	"github.com/oidclab/oidclab/lab/keys"
 )
 
 // TestMain runs the test binary as a component of a cluster, if so asked.
@@ -112,6 +115,38 @@ func TestStartCancelled(t *testing.T) {
 	goleak.VerifyNone(t, before)
 }
 
+// TestIssuerIsReadBack starts with an issuer that the API server accepts but
+// does not serve.
+func TestIssuerIsReadBack(t *testing.T) {
+	dir := t.TempDir()
+	set, err := keys.New(clock.System{}, keys.ES256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain := identity(dir)
+	plain.Issuer = "http://issuer.example"
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s, err := signer.Start(signer.Config{Socket: plain.SignerSocket, Keys: set})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Stop()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c, err := embedded.Start(ctx, config(t, plain, filepath.Join(dir, "c")))
+	if err == nil {
+		t.Fatal("started (close:", c.Close(ctx), ")")
+	}
+	if !strings.Contains(err.Error(), "use an https URL") {
+		t.Errorf("got %v, want the cause and the next step", err)
+	}
+	if left, err := children(); err != nil || len(left) != 0 {
+		t.Errorf("left behind: %v (%v)", left, err)
+	}
+}
+
 func TestStartFails(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")
@@ -123,11 +158,13 @@ func TestStartFails(t *testing.T) {
 	noCommand.Command[0] = "/does/not/exist"
 	badIssuer := config(t, identity(dir), filepath.Join(dir, "b"))
 	badIssuer.Identity.Issuer = ""
+	longPath := config(t, identity(dir), filepath.Join(dir, strings.Repeat("d", 100)))
 	for name, c := range map[string]struct {
 		config embedded.Config
 		want   string
 	}{
 		"directory is in a file": {inFile, "not a directory"},
+		"directory is too long":  {longPath, "shorter"},
 		"command is missing":     {noCommand, "no such file"},
 		"issuer is empty":        {badIssuer, "service-account-issuer"},
 	} {

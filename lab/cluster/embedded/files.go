@@ -25,6 +25,9 @@ const (
 	etcdPeerSocket        = "etcd-peer.sock"
 )
 
+// maxSocketPath is what fits into sun_path with its final zero byte (unix(7)).
+const maxSocketPath = 107
+
 // serviceIP is the first address of serviceRange, which Kubernetes gives to its
 // own API.
 const (
@@ -53,11 +56,17 @@ type credentials struct {
 }
 
 func newFiles(dir string) (files, error) {
+	if socket := filepath.Join(dir, etcdSocket); len(socket) > maxSocketPath {
+		return files{}, fmt.Errorf("the socket path %s has %d bytes, but unix(7) allows %d; use a shorter state directory", socket, len(socket), maxSocketPath)
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return files{}, err
 	}
 	return files{dir: dir}, nil
 }
+
+// logFile returns where a component logs.
+func (f files) logFile(component string) string { return filepath.Join(f.dir, component+".log") }
 
 // write makes a certificate authority for the cluster and writes what the
 // components read.

@@ -29,6 +29,7 @@ func runEtcd(ctx context.Context, args []string) error {
 	config.InitialCluster = config.InitialClusterFromName(config.Name)
 	config.UnsafeNoFsync = true // survives the end of the process, not that of the machine; neither does the lab
 	config.LogLevel = "warn"
+	config.WarningUnaryRequestDuration = embed.DefaultWarningUnaryRequestDuration // the zero value warns of every request
 	config.EnableGRPCGateway = false
 	// The only member need not wait for others before it elects itself.
 	config.TickMs, config.ElectionMs = 10, 100
