@@ -1,0 +1,70 @@
+# oidclab. `make` lists the targets.
+
+# -trimpath everywhere, so that build and tests share one compile of Kubernetes.
+export GOFLAGS += -trimpath
+
+BINARY  := bin/oidclab
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+CLI     := github.com/oidclab/oidclab/cmd/oidclab/cli
+LDFLAGS := -s -w -X $(CLI).version=$(VERSION) -X $(CLI).commit=$(COMMIT)
+
+# These link the control plane, or drive the binary that does: not with -race,
+# which would compile all of Kubernetes once more.
+HEAVY   := ./cmd/oidclab ./lab/cluster/embedded ./lab/cluster/embedded/controlplane ./e2e
+LIGHT   := $$(go list ./... | grep -vxE 'github.com/oidclab/oidclab/(cmd/oidclab|lab/cluster/embedded|lab/cluster/embedded/controlplane|e2e)')
+
+TESTSUM := go tool gotestsum --format pkgname --format-hide-empty-pkg --hide-summary skipped
+
+.PHONY: help build up down test unit engine e2e check bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build bin/oidclab
+	go build -ldflags '$(LDFLAGS)' -o $(BINARY) ./cmd/oidclab
+
+up: build ## start a lab, exchange one token at every relying party, print the journeys
+	$(BINARY) up
+	@printf '\n== generic: RFC 8693 token exchange, then a protected resource\n'
+	$(BINARY) exchange generic --trace
+	@printf '\n== pure-ttl: the same at a relying party that keeps keys for an hour\n'
+	$(BINARY) exchange generic --party pure-ttl --trace
+	@printf '\n== aws: AssumeRoleWithWebIdentity, then GetCallerIdentity\n'
+	$(BINARY) exchange aws --trace
+	@if $(BINARY) env --for vault >/dev/null 2>&1; then \
+		printf '\n== vault: login with a token, then a secret\n' && \
+		$(BINARY) exchange vault --trace && $(BINARY) exchange vault --method kubernetes --trace; \
+	else printf '\nvault: left out, since there is no vault program on PATH\n'; fi
+	@printf '\nThe lab is up. Next: $(BINARY) status, $(BINARY) scenarios run, make down\n'
+
+down: ## take the lab down
+	$(BINARY) down
+
+test: unit engine e2e ## all tests
+
+unit: ## tests of everything but the control plane and the binary, with -race
+	$(TESTSUM) -- -race -timeout 10m $(LIGHT)
+
+engine: ## the conformance suite on the embedded engine
+	$(TESTSUM) -- -timeout 15m ./lab/cluster/embedded
+
+e2e: build ## the binary as its users meet it, and every scenario
+	OIDCLAB_BINARY=$(CURDIR)/$(BINARY) $(TESTSUM) -- -timeout 20m ./e2e
+
+check: ## gofmt, go vet, staticcheck, go.mod: all of them, then fail
+	@fail=0; \
+	unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
+	if [ -n "$$unformatted" ]; then echo "not gofmt'ed: $$unformatted"; fail=1; fi; \
+	if grep -nE '^(replace|exclude)' go.mod; then echo 'go.mod: go install would refuse the module'; fail=1; fi; \
+	go mod tidy -diff || fail=1; \
+	go vet ./... || fail=1; \
+	go tool staticcheck ./... || fail=1; \
+	exit $$fail
+
+bench: build ## the figures of the README, measured here
+	go test -run '^$$' -bench 'Core|Bare' -benchtime 2s ./lab/sts
+	OIDCLAB_BINARY=$(CURDIR)/$(BINARY) go test -run '^$$' -bench . -benchtime 1x ./e2e
+
+clean: ## remove what was built
+	rm -rf bin
