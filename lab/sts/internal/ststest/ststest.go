@@ -4,9 +4,11 @@ package ststest
 
 import (
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -15,6 +17,7 @@ import (
 	"maps"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -77,37 +80,79 @@ func (l *Lab) Listen(t testing.TB) *serve.Server {
 	return server
 }
 
-// Issuer is an OIDC issuer with one ES256 key.
+// Issuer is an OIDC issuer with one key at a time.
 type Issuer struct {
 	URL string
 
 	lab *Lab
-	key *ecdsa.PrivateKey
+
+	mu  sync.Mutex // guards the key, which Rotate replaces
+	key crypto.Signer
 	kid string
 }
 
-// NewIssuer starts an issuer.
+// NewIssuer starts an issuer that signs with ES256.
 func (l *Lab) NewIssuer(t testing.TB) *Issuer {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return l.newIssuer(t, key)
+}
+
+// NewRSAIssuer starts an issuer that signs with RS256.
+func (l *Lab) NewRSAIssuer(t testing.TB) *Issuer {
+	t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l.newIssuer(t, key)
+}
+
+func (l *Lab) newIssuer(t testing.TB, key crypto.Signer) *Issuer {
+	t.Helper()
 	server := l.Listen(t)
 	i := &Issuer{URL: server.URL(), lab: l, key: key, kid: "one"}
-	set := jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: key.Public(), KeyID: i.kid, Algorithm: "ES256", Use: "sig"}}}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /.well-known/openid-configuration", answer(map[string]any{"issuer": i.URL, "jwks_uri": i.URL + "/jwks"}))
-	mux.HandleFunc("GET /jwks", answer(set))
+	mux.HandleFunc("GET /.well-known/openid-configuration", func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, map[string]any{"issuer": i.URL, "jwks_uri": i.URL + "/jwks"})
+	})
+	mux.HandleFunc("GET /jwks", func(w http.ResponseWriter, _ *http.Request) { answer(w, i.keySet()) })
 	server.Serve(mux)
 	return i
 }
 
-func answer(value any) http.HandlerFunc {
-	return func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(value)
+func (i *Issuer) keySet() jose.JSONWebKeySet {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: i.key.Public(), KeyID: i.kid, Algorithm: string(algorithmOf(i.key)), Use: "sig"}}}
+}
+
+// Rotate replaces the key by a new ES256 key with another kid. The old one is
+// published no longer.
+func (i *Issuer) Rotate(t testing.TB, kid string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
 	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.key, i.kid = key, kid
+}
+
+func algorithmOf(key crypto.Signer) jose.SignatureAlgorithm {
+	if _, ok := key.(*rsa.PrivateKey); ok {
+		return jose.RS256
+	}
+	return jose.ES256
+}
+
+func answer(w http.ResponseWriter, value any) {
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(value) // the client may be gone
 }
 
 // Claims returns the claims of a good token of ten minutes, with changes.
@@ -129,14 +174,24 @@ func (i *Issuer) Claims(subject, audience string, changes map[string]any) map[st
 // Sign returns a token with the claims, signed by the issuer's key.
 func (i *Issuer) Sign(t testing.TB, claims map[string]any) string {
 	t.Helper()
+	i.mu.Lock()
+	defer i.mu.Unlock()
 	return Sign(t, i.key, i.kid, claims)
 }
 
 // Forge returns a token with the claims and the issuer's kid, signed by
-// another key.
+// another key of the same kind.
 func (i *Issuer) Forge(t testing.TB, claims map[string]any) string {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	var key crypto.Signer
+	var err error
+	if algorithmOf(i.key) == jose.RS256 {
+		key, err = rsa.GenerateKey(rand.Reader, 2048)
+	} else {
+		key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,9 +199,9 @@ func (i *Issuer) Forge(t testing.TB, claims map[string]any) string {
 }
 
 // Sign returns a token with the claims, signed by key.
-func Sign(t testing.TB, key *ecdsa.PrivateKey, kid string, claims map[string]any) string {
+func Sign(t testing.TB, key crypto.Signer, kid string, claims map[string]any) string {
 	t.Helper()
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: key}, (&jose.SignerOptions{}).WithHeader("kid", kid))
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: algorithmOf(key), Key: key}, (&jose.SignerOptions{}).WithHeader("kid", kid))
 	if err != nil {
 		t.Fatal(err)
 	}
