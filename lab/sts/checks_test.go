@@ -307,7 +307,7 @@ func TestTimesToTheNanosecond(t *testing.T) {
 					with(f.claims, "iat", start.Unix())
 				}
 				with(f.claims, "nbf", start.Unix()-86400)
-				with(f.claims, "exp", start.Unix()+86400)
+				with(f.claims, "exp", start.Unix()+2*86400)
 				with(f.claims, claim, seconds)
 			}
 			if reason == "" {

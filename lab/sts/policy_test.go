@@ -1,7 +1,6 @@
 package sts
 
 import (
-	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -115,7 +114,7 @@ func TestTrust(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			b := newParty(t, Strict(), func(c *Config) {
 				issuer := c.Issuers[0].URL
-				c.Issuers = append(c.Issuers, Issuer{other, []string{audience}})
+				c.Issuers = append(c.Issuers, Issuer{URL: other, Audiences: []string{audience}})
 				c.Roles = append(c.Roles, Role{"tested", tt.trust(issuer)})
 			})
 			change := func(f *forged) {
@@ -167,7 +166,7 @@ func TestNewRefuses(t *testing.T) {
 	good := func() Config {
 		return Config{
 			Party: "test", Profile: Strict(), Client: &http.Client{}, Clock: clock.System{},
-			Issuers: []Issuer{{issuer, []string{audience}}},
+			Issuers: []Issuer{{URL: issuer, Audiences: []string{audience}}},
 			Roles:   []Role{{roleName, []Statement{{issuer, []Condition{{StringEquals, "sub", []string{subject}}}}}}},
 		}
 	}
@@ -196,6 +195,9 @@ func TestNewRefuses(t *testing.T) {
 		"no audience":          {func(c *Config) { c.Issuers[0].Audiences = nil }, "audience"},
 		"empty audience":       {func(c *Config) { c.Issuers[0].Audiences = []string{audience, ""} }, "audience"},
 		"issuer twice":         {func(c *Config) { c.Issuers = append(c.Issuers, c.Issuers[0]) }, "twice"},
+		"uploaded non-JSON":    {func(c *Config) { c.Issuers[0].KeySet = []byte("keys") }, "uploaded key set"},
+		"uploaded empty set":   {func(c *Config) { c.Issuers[0].KeySet = []byte(`{"keys":[]}`) }, "no keys"},
+		"uploaded weak key":    {func(c *Config) { c.Issuers[0].KeySet = []byte(`{"keys":[{"kty":"oct","kid":"a","k":"AA"}]}`) }, "key a"},
 		"no client":            {func(c *Config) { c.Client = nil }, "client"},
 		"no clock":             {func(c *Config) { c.Clock = nil }, "clock"},
 		"unregistered issuer":  {func(c *Config) { c.Roles[0].Trust[0].Issuer = issuer + "/" }, "not registered"},
@@ -241,7 +243,7 @@ func TestBuiltInProfiles(t *testing.T) {
 		b := newParty(t, p)
 		b.accepts(p.Name, nil)
 	}
-	if _, err := ProfileNamed("nobody"); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("%s, %s, %s", "strict", "aws", "stackit")) {
+	if _, err := ProfileNamed("nobody"); err == nil || !strings.Contains(err.Error(), "strict, aws, stackit, gcp") {
 		t.Error(err)
 	}
 }

@@ -60,6 +60,31 @@ func AWS() Profile {
 	}
 }
 
+// Azure returns Microsoft Entra ID, federated identity credentials.
+func Azure() Profile {
+	return Profile{
+		Name: "azure",
+		// AzureAD/microsoft-identity-web#3467: RSA only; ES256 is refused with AADSTS5002738.
+		Algorithms:     []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"},
+		Types:          []string{"", "JWT"},
+		Skew:           300 * time.Second, // Microsoft.IdentityModel, DefaultClockSkew; Entra documents none
+		MaxTokenBytes:  16 << 10,          // ours; the vendor documents none
+		MaxHeaderBytes: 4 << 10,           // ours; the vendor documents none
+		Cache: CachePolicy{
+			// Not documented by the vendor. These are the habits of its own
+			// library, Microsoft.IdentityModel: DefaultAutomaticRefreshInterval
+			// and, after a key was not found, DefaultRefreshInterval.
+			Name:              "undocumented by the vendor, 12 h and 5 min model",
+			TTL:               12 * time.Hour,
+			RefetchUnknownKid: true,
+			MinInterval:       5 * time.Minute,
+			FetchTimeout:      5 * time.Second,
+			MaxBodyBytes:      1 << 20,
+			MaxKeys:           100, // Entra stores the first 100; here a larger set is refused
+		},
+	}
+}
+
 // STACKIT returns the STACKIT identity provider. Of it only the cache is
 // documented: keys are kept for one hour per key set URL, and a token with a
 // new kid waits for that hour to pass. The rest is as strict as Strict.
@@ -72,8 +97,23 @@ func STACKIT() Profile {
 	return p
 }
 
+// GCP returns Google Cloud's Security Token Service, as OIDC providers of
+// workload identity pools use it. What is not named here is not documented by
+// the vendor, and as strict as Strict.
+func GCP() Profile {
+	p := Strict()
+	p.Name = "gcp"
+	// STS API reference, v1.token, subject_token: RS256 and ES256 only, kid is
+	// required, and iat must be in the past and not older than 24 hours.
+	// Compared without skew, since none is documented.
+	p.Algorithms = []string{"RS256", "ES256"}
+	p.MaxAge = 24 * time.Hour
+	p.Cache.Name = "undocumented by the vendor, 10 min model"
+	return p
+}
+
 // Profiles returns the built-in profiles.
-func Profiles() []Profile { return []Profile{Strict(), AWS(), STACKIT()} }
+func Profiles() []Profile { return []Profile{Strict(), AWS(), STACKIT(), GCP()} }
 
 // ProfileNamed returns a built-in profile. The error of an unknown name lists
 // those that there are.
