@@ -342,6 +342,9 @@ func checkKeys(ctx context.Context, a *attempt) (finding, *Refusal) {
 			refusal.Reason = KeyUnknown
 			refusal.Got = "none among the keys " + source
 			refusal.Hint = "a key must be published for as long as relying parties cache keys (" + a.core.cfg.Profile.Cache.Name + ") before it signs"
+			if found.uploaded {
+				refusal.Hint = "an uploaded key set does not follow rotations: upload the issuer's current one"
+			}
 		}
 		return finding{}, refusal
 	}
@@ -368,6 +371,8 @@ func (a *attempt) traceKeys(found lookup) string {
 		}
 	}
 	switch {
+	case found.uploaded:
+		event.Detail = "uploaded"
 	case found.err != nil && !found.unknown:
 		if found.fetch == nil {
 			event.Outcome, event.Detail = trace.Failed, found.err.Error()

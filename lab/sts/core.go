@@ -55,13 +55,19 @@ func (c *Core) register() error {
 		if c.issuers[issuer.URL] != nil {
 			return fmt.Errorf("issuer %q: registered twice; give it all its audiences at once", issuer.URL)
 		}
-		c.issuers[issuer.URL] = &registeredIssuer{issuer, &keyCache{
+		keys := &keyCache{
 			issuer:   issuer.URL,
 			policy:   c.cfg.Profile.Cache,
 			lastWins: c.cfg.Profile.AllowDuplicates,
 			client:   &client,
 			clock:    c.cfg.Clock,
-		}}
+		}
+		if issuer.KeySet != nil {
+			if err := keys.upload(issuer.KeySet); err != nil {
+				return fmt.Errorf("issuer %q: uploaded key set: %w", issuer.URL, err)
+			}
+		}
+		c.issuers[issuer.URL] = &registeredIssuer{issuer, keys}
 	}
 	for _, role := range c.cfg.Roles {
 		if err := c.validateRole(role); err != nil {

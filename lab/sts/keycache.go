@@ -15,7 +15,7 @@ import (
 type KeySetState struct {
 	Issuer      string    `json:"issuer"`
 	Kids        []string  `json:"kids"`                // usable keys, sorted
-	FetchedAt   time.Time `json:"fetchedAt,omitzero"`  // of these keys, lab time; zero if there are none yet
+	FetchedAt   time.Time `json:"fetchedAt,omitzero"`  // of these keys, lab time; zero if there are none yet, or they were uploaded
 	Discoveries int       `json:"discoveries"`         // fetches of the discovery document, failed ones included
 	Fetches     int       `json:"fetches"`             // fetches of the key set, failed ones included
 	LastError   string    `json:"lastError,omitempty"` // of the last fetch; empty if it succeeded
@@ -28,6 +28,7 @@ type keyCache struct {
 	lastWins bool // of keys with the same kid
 	client   *http.Client
 	clock    clock.Clock
+	uploaded bool // set was uploaded: it is used as it is, and nothing is ever fetched
 
 	// The lock is never held during a fetch, so a cached key is always at hand.
 	mu          sync.Mutex
@@ -50,18 +51,40 @@ type fetch struct {
 
 // lookup is how a key was searched for.
 type lookup struct {
-	key     publicKey
-	fetch   *fetch        // what was waited for; nil if the cache decided
-	age     time.Duration // of the key set that decided
-	stale   bool          // past its TTL and used only because the issuer cannot be reached
-	err     error         // nil if there is a key
-	unknown bool          // err means that the issuer does not publish a usable key, not that it cannot be reached
+	key      publicKey
+	fetch    *fetch        // what was waited for; nil if the cache decided
+	age      time.Duration // of the key set that decided
+	stale    bool          // past its TTL and used only because the issuer cannot be reached
+	uploaded bool          // the key set that decided was uploaded
+	err      error         // nil if there is a key
+	unknown  bool          // err means that the issuer does not publish a usable key, not that it cannot be reached
+}
+
+// upload sets the keys once and for all, from a JWK set.
+func (c *keyCache) upload(data []byte) error {
+	set, err := parseKeySet(data, c.policy.MaxKeys, c.lastWins)
+	if err != nil {
+		return err
+	}
+	for kid, err := range set.unusable {
+		return fmt.Errorf("key %s: %w", shown(kid), err)
+	}
+	if len(set.keys) == 0 {
+		return errors.New("no keys: every token would be refused")
+	}
+	c.set, c.uploaded = set, true
+	return nil
 }
 
 // find returns the key for kid. It fetches if the policy wants that, together
 // with whoever else is waiting. A caller whose ctx ends stops waiting; the
 // fetch goes on for the others.
 func (c *keyCache) find(ctx context.Context, kid string) lookup {
+	if c.uploaded {
+		found := c.choose(c.set, 0, kid)
+		found.uploaded = true
+		return found
+	}
 	c.mu.Lock()
 	now := c.clock.Now()
 	if c.fresh(now) {

@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/oidclab/oidclab/lab/trace"
 )
 
 // longLived makes tokens valid for a day around the start, so that only the
@@ -175,10 +178,31 @@ func TestKeysWithoutTTLAreKept(t *testing.T) {
 }
 
 // TestKeysBelongToTheirIssuer has two issuers with the same kid.
+func TestUploadedKeysAreASnapshot(t *testing.T) {
+	b := newParty(t, Strict(), func(c *Config) { c.Issuers[0].KeySet = []byte(keySetOf(rsaKey().jwk())) })
+	b.issuer.publish(otherRSA())
+	b.accepts("uploaded", longLived)
+	refusal := b.refuses("published only", CheckKeys, KeyUnknown, by(otherRSA()))
+	if !strings.Contains(refusal.Hint, "upload") {
+		t.Errorf("hint %q", refusal.Hint)
+	}
+	b.clock.Advance(24*time.Hour - time.Second)
+	b.accepts("uploaded, a day later", longLived)
+	b.fetched("never", 0)
+	state := b.core.Cached(b.issuer.URL)
+	if !slices.Equal(state.Kids, []string{"rsa-1"}) || !state.FetchedAt.IsZero() {
+		t.Errorf("state %+v", state)
+	}
+	events, _ := b.trace.Since(0)
+	if !slices.ContainsFunc(events, func(e trace.Event) bool { return e.Step == "jwks" && e.Detail == "uploaded" }) {
+		t.Error("no event says that the keys were uploaded")
+	}
+}
+
 func TestKeysBelongToTheirIssuer(t *testing.T) {
 	evil := newIssuer(t, otherRSA().withKid("rsa-1"))
 	b := newParty(t, Strict(), func(c *Config) {
-		c.Issuers = append(c.Issuers, Issuer{evil.URL, []string{audience}})
+		c.Issuers = append(c.Issuers, Issuer{URL: evil.URL, Audiences: []string{audience}})
 	})
 	// httptest servers share one certificate, so the client trusts both.
 	b.refuses("signed by the other issuer", CheckSignature, SignatureInvalid, by(otherRSA().withKid("rsa-1")))

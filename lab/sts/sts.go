@@ -115,6 +115,7 @@ type CachePolicy struct {
 type Issuer struct {
 	URL       string // the exact iss claim
 	Audiences []string
+	KeySet    []byte // a JWK set that was uploaded: a snapshot, used instead of what the issuer publishes; nil means discovery
 }
 
 // Role is what a token can be exchanged for, and who may have it.
