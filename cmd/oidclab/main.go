@@ -9,6 +9,8 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/spf13/pflag"
+
 	"github.com/oidclab/oidclab/cmd/oidclab/cli"
 	"github.com/oidclab/oidclab/lab/cluster/embedded/controlplane"
 )
@@ -19,6 +21,8 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == cli.ComponentCommand {
 		os.Exit(controlplane.Main(os.Args[2:]))
 	}
+	// Kubernetes' packages register flags of their own for every command.
+	pflag.CommandLine = pflag.NewFlagSet("oidclab", pflag.ContinueOnError)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := cli.Run(ctx, os.Args[1:], cli.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr})
 	stop()

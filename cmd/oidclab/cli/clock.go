@@ -33,7 +33,7 @@ func (a *app) clockCommand() *cobra.Command {
 		operation("show", "Show the lab clock", exactly(0), func(ctx context.Context, client *control.Client, _ []string) (clock.State, error) {
 			return client.Clock(ctx)
 		}),
-		operation("advance DURATION", "Move the lab clock, for instance by 1h or by -5m", exactly(1), func(ctx context.Context, client *control.Client, args []string) (clock.State, error) {
+		operation("advance DURATION", "Move the lab clock, for instance by 1h; back with: -- -5m", exactly(1), func(ctx context.Context, client *control.Client, args []string) (clock.State, error) {
 			by, err := time.ParseDuration(args[0])
 			if err != nil {
 				return clock.State{}, problem.New(problem.Usage, "oidclab clock advance 90m", "%w", err)

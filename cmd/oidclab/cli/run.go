@@ -90,6 +90,7 @@ failed, 6 token refused, 7 bad configuration, 8 environment missing, 9 conflict,
 10 timeout, 130 interrupted.`
 
 func (a *app) root() *cobra.Command {
+	var showVersion bool
 	root := &cobra.Command{
 		Use:           "oidclab",
 		Short:         "A lab for OIDC federation from Kubernetes",
@@ -101,6 +102,10 @@ func (a *app) root() *cobra.Command {
 			if len(args) > 0 {
 				return problem.New(problem.Usage, "oidclab --help", "there is no verb %q%s", args[0], suggestion(cmd, args[0]))
 			}
+			if showVersion {
+				a.printVersion(readVersion())
+				return nil
+			}
 			return cmd.Help()
 		},
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
@@ -110,6 +115,7 @@ func (a *app) root() *cobra.Command {
 		name = "oidclab"
 	}
 	root.PersistentFlags().StringVar(&a.name, "name", name, "name of the lab (or OIDCLAB_NAME)")
+	root.Flags().BoolVar(&showVersion, "version", false, "the same as the verb version")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return problem.New(problem.Usage, cmd.CommandPath()+" --help", "%w", err)
 	})
@@ -118,10 +124,15 @@ func (a *app) root() *cobra.Command {
 		a.tokenCommand(), a.exchangeCommand(), a.keysCommand(), a.clockCommand(), a.scenariosCommand(),
 		a.traceCommand(), a.logsCommand(), a.versionCommand(),
 	)
+	root.InitDefaultCompletionCmd()
+	if completion, _, err := root.Find([]string{"completion"}); err == nil {
+		completion.Args, completion.RunE = cobra.ArbitraryArgs, helpOrUnknown
+	}
 	return root
 }
 
 func suggestion(cmd *cobra.Command, arg string) string {
+	cmd.SuggestionsMinimumDistance = 2
 	if names := cmd.SuggestionsFor(arg); len(names) > 0 {
 		return "; did you mean " + strings.Join(names, ", ") + "?"
 	}
@@ -130,17 +141,17 @@ func suggestion(cmd *cobra.Command, arg string) string {
 
 // group makes a command that only holds others.
 func group(use, short string, commands ...*cobra.Command) *cobra.Command {
-	g := &cobra.Command{
-		Use: use, Short: short, Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return problem.New(problem.Usage, cmd.CommandPath()+" --help", "there is no %q in %q%s", args[0], cmd.CommandPath(), suggestion(cmd, args[0]))
-			}
-			return cmd.Help()
-		},
-	}
+	g := &cobra.Command{Use: use, Short: short, Args: cobra.ArbitraryArgs, RunE: helpOrUnknown}
 	g.AddCommand(commands...)
 	return g
+}
+
+// helpOrUnknown is what a command does that only holds others.
+func helpOrUnknown(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return problem.New(problem.Usage, cmd.CommandPath()+" --help", "there is no %q in %q%s", args[0], cmd.CommandPath(), suggestion(cmd, args[0]))
+	}
+	return cmd.Help()
 }
 
 // exactly refuses any other number of arguments as a usage problem.

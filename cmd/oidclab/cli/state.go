@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/oidclab/oidclab/lab/control"
 	"github.com/oidclab/oidclab/lab/problem"
 )
@@ -63,6 +65,7 @@ func (d stateDir) acquire() (*os.File, error) {
 		}
 		lock, err := os.OpenFile(d.lockFile(), os.O_RDWR|os.O_CREATE, 0o600)
 		if err != nil {
+			_ = os.Remove(string(d)) // if it is empty: then it has just been made
 			return nil, environment(fmt.Errorf("the state directory: %w", err))
 		}
 		if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
@@ -80,21 +83,42 @@ func (d stateDir) acquire() (*os.File, error) {
 			return nil, errors.Join(err, lock.Close())
 		}
 		if current, err := os.Stat(d.lockFile()); err == nil && os.SameFile(held, current) {
+			if err := d.setOwner(lock); err != nil && !errors.Is(err, syscall.ENOSPC) { // `down` must work on a full disk
+				return nil, errors.Join(err, lock.Close())
+			}
 			return lock, nil
 		}
 		_ = lock.Close()
 	}
 }
 
-// setOwner records which process holds the lock.
-func (d stateDir) setOwner(lock *os.File, pid int) error {
-	if err := lock.Truncate(0); err != nil {
-		return environment(err)
+// roomPerCluster is the disk space that a cluster takes, in bytes: etcd
+// allocates two segments of 64 MB for its log at once.
+const roomPerCluster = 160 << 20
+
+// checkRoom returns a problem if the file system of the directory, which must
+// exist, has no room for a lab.
+func (d stateDir) checkRoom(clusters int) error {
+	var stat unix.Statfs_t
+	if err := unix.Statfs(string(d), &stat); err != nil {
+		return fmt.Errorf("the state directory: %w", err)
 	}
-	if _, err := lock.WriteAt([]byte(strconv.Itoa(pid)+"\n"), 0); err != nil {
-		return environment(err)
+	need, have := uint64(clusters)*roomPerCluster, stat.Bavail*uint64(stat.Bsize)
+	if have < need {
+		return environment(fmt.Errorf("the state directory %s has %d MiB left, and a lab with %s takes %d MiB: %w",
+			d, have>>20, plural(clusters, "cluster"), need>>20, syscall.ENOSPC))
 	}
 	return nil
+}
+
+// setOwner records that this process holds the lock, in place of the one before:
+// a number that is not the holder's would have `down` signal a stranger.
+func (d stateDir) setOwner(lock *os.File) error {
+	record := fmt.Sprintf("%-10d\n", os.Getpid()) // of one length: overwriting needs no room on the disk
+	if _, err := lock.WriteAt([]byte(record), 0); err != nil {
+		return environment(err)
+	}
+	return environment(lock.Truncate(int64(len(record))))
 }
 
 // owner returns the process that holds the lock, or 0 if that is not known.

@@ -12,6 +12,9 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -59,43 +62,46 @@ func (a *app) superviseCommand() *cobra.Command {
 }
 
 // superviseInBackground is the life of a background supervisor.
-func superviseInBackground(ctx context.Context, dir stateDir, streams Streams) error {
+func superviseInBackground(ctx context.Context, dir stateDir, streams Streams) (err error) {
 	lock := os.NewFile(lockFD, dir.lockFile())
 	if info, err := lock.Stat(); err != nil || !info.Mode().IsRegular() {
 		return problem.New(problem.Usage, "oidclab up", "%s is started by `up` only", superviseCommand)
 	}
 	syscall.CloseOnExec(lockFD) // children must not keep the lab locked
 	defer func() { _ = lock.Close() }()
+	signal.Ignore(syscall.SIGPIPE) // `up`, which reads our stdout, may have been killed
 
+	events := json.NewEncoder(streams.Out)
+	defer func() {
+		if err != nil {
+			_ = events.Encode(superviseEvent{Problem: problem.Of(err)})
+		}
+	}()
 	stdin := bufio.NewReader(streams.In)
-	var request superviseRequest
-	line, err := stdin.ReadBytes('\n')
+	request, err := readRequest(stdin)
+	if err == nil {
+		err = dir.setOwner(lock)
+	}
 	if err != nil {
-		return fmt.Errorf("the request: %w", err)
-	}
-	if err := json.Unmarshal(line, &request); err != nil {
-		return fmt.Errorf("the request: %w", err)
-	}
-	if err := dir.setOwner(lock, os.Getpid()); err != nil {
-		return err
+		return errors.Join(err, dir.remove())
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	ready := make(chan struct{})
+	var phase atomic.Int32 // that of starting ends once, in one way
+	const starting, abandoned, ready = 0, 1, 2
 	go func() {
 		_, _ = io.Copy(io.Discard, stdin)
-		select {
-		case <-ready:
-		default:
+		if phase.CompareAndSwap(starting, abandoned) {
 			cancel()
 		}
 	}()
-	events := json.NewEncoder(streams.Out)
 	s := supervisor{
 		dir: dir, request: request, log: newLog(streams.Err),
 		observe: func(e lab.StepEvent) { _ = events.Encode(superviseEvent{Step: &e}) },
 		ready: func(info lab.Info) {
-			close(ready)
+			if !phase.CompareAndSwap(starting, ready) {
+				return
+			}
 			_ = events.Encode(superviseEvent{Ready: &info})
 			// Whoever reads our output waits for its end. Logs go on to stderr.
 			if file, ok := streams.Out.(*os.File); ok {
@@ -103,11 +109,18 @@ func superviseInBackground(ctx context.Context, dir stateDir, streams Streams) e
 			}
 		},
 	}
-	if err := s.run(ctx); err != nil {
-		_ = events.Encode(superviseEvent{Problem: problem.Of(err)})
-		return err
+	return s.run(ctx)
+}
+
+func readRequest(stdin *bufio.Reader) (request superviseRequest, err error) {
+	line, err := stdin.ReadBytes('\n')
+	if err == nil {
+		err = json.Unmarshal(line, &request)
 	}
-	return nil
+	if err != nil {
+		return request, fmt.Errorf("the request of `up`: %w", err)
+	}
+	return request, nil
 }
 
 // supervisor brings up a lab, answers for it, and takes it down. Who runs it
@@ -192,12 +205,19 @@ func newLog(out io.Writer) *slog.Logger {
 
 // startSupervisor runs a supervisor in the background and shows its progress
 // until it is ready or has failed. The lock passes to it.
-func startSupervisor(ctx context.Context, dir stateDir, lock *os.File, request superviseRequest, observe func(lab.StepEvent)) (lab.Info, error) {
+func startSupervisor(ctx context.Context, dir stateDir, lock *os.File, request superviseRequest, observe func(lab.StepEvent)) (_ lab.Info, err error) {
+	started := false
+	defer func() {
+		if !started {
+			err = errors.Join(err, dir.remove())
+		}
+		_ = lock.Close()
+	}()
 	executable, err := os.Executable()
 	if err != nil {
 		return lab.Info{}, err
 	}
-	if err := os.MkdirAll(string(dir)+"/logs", 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(dir.supervisorLog()), 0o700); err != nil {
 		return lab.Info{}, environment(err)
 	}
 	log, err := os.OpenFile(dir.supervisorLog(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
@@ -222,6 +242,7 @@ func startSupervisor(ctx context.Context, dir stateDir, lock *os.File, request s
 	if err := command.Start(); err != nil {
 		return lab.Info{}, err
 	}
+	started = true
 	_ = lock.Close() // the supervisor's descriptor of the same open file holds it now
 	stopWatching := context.AfterFunc(ctx, func() { _ = stdin.Close() })
 	defer stopWatching()

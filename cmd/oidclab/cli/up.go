@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -63,6 +64,9 @@ func (a *app) up(cmd *cobra.Command, flags upFlags) error {
 	if flags.engine != "auto" && flags.engine != "embedded" {
 		return problem.New(problem.Usage, "oidclab up --engine embedded", "there is no engine %q here", flags.engine)
 	}
+	if flags.clusters == 0 { // which means 1 in a Spec
+		return problem.New(problem.Usage, "oidclab up --help", "a lab without a cluster has no issuer")
+	}
 	if flags.timeout <= 0 {
 		return problem.New(problem.Usage, "oidclab up --help", "the timeout %s is not positive", flags.timeout)
 	}
@@ -74,7 +78,7 @@ func (a *app) up(cmd *cobra.Command, flags upFlags) error {
 	if err != nil {
 		if status, statusErr := runningStatus(ctx, dir); statusErr == nil {
 			if cmd.Flags().Changed("clusters") && len(status.Clusters) != flags.clusters {
-				return problem.New(problem.Conflict, "oidclab down, or another --name", "lab %s is up with %d clusters, not %d", dir.name(), len(status.Clusters), flags.clusters)
+				return problem.New(problem.Conflict, "oidclab down, or another --name", "lab %s is up with %s, not %d", dir.name(), plural(len(status.Clusters), "cluster"), flags.clusters)
 			}
 			fmt.Fprintf(a.Err, "oidclab: lab %s is up already\n", dir.name())
 			return a.showInfo(status.Info)
@@ -85,13 +89,14 @@ func (a *app) up(cmd *cobra.Command, flags upFlags) error {
 	if err := dir.clear(); err != nil {
 		return environment(err)
 	}
+	if err := dir.checkRoom(flags.clusters); err != nil {
+		return errors.Join(err, dir.remove(), lock.Close())
+	}
 	request := superviseRequest{Spec: spec, Timeout: flags.timeout, Keep: flags.keep}
 	show := newProgress(a.Err)
 	began := time.Now()
 	if flags.foreground {
-		if err := dir.setOwner(lock, os.Getpid()); err != nil {
-			return err
-		}
+		defer func() { _ = lock.Close() }()
 		s := supervisor{dir: dir, request: request, log: newLog(a.Err), observe: show.observe, ready: func(info lab.Info) {
 			show.end()
 			fmt.Fprintf(a.Err, "lab %s is ready after %.1f s; Ctrl-C is down\n", dir.name(), time.Since(began).Seconds())

@@ -63,10 +63,14 @@ func (a *app) versionCommand() *cobra.Command {
 			if a.output == "json" {
 				return a.printJSON(v)
 			}
-			a.printf("oidclab %s (%s, %s, %s)\nkubernetes %s\netcd %s\nvault: %s\n", v.Version, v.Commit, v.Go, v.Platform, v.Kubernetes, v.Etcd, v.Vault)
+			a.printVersion(v)
 			return nil
 		},
 	}
 	a.outputFlag(cmd, "text", "json")
 	return cmd
+}
+
+func (a *app) printVersion(v versionInfo) {
+	a.printf("oidclab %s (%s, %s, %s)\nkubernetes %s\netcd %s\nvault: %s\n", v.Version, v.Commit, v.Go, v.Platform, v.Kubernetes, v.Etcd, v.Vault)
 }
