@@ -125,7 +125,7 @@ func TestSign(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		object, err := jose.ParseSigned(signed.Token(), []jose.SignatureAlgorithm{jose.SignatureAlgorithm(algorithm)})
+		object, err := jose.ParseSignedCompact(signed.Token(), []jose.SignatureAlgorithm{jose.SignatureAlgorithm(algorithm)})
 		if err != nil {
 			t.Fatal(err)
 		}

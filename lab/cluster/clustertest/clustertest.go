@@ -306,7 +306,7 @@ func (f *fixture) token(t *testing.T, change func(*cluster.TokenRequest)) string
 // verify checks a token's signature with the set and returns key id and claims.
 func (f *fixture) verify(t *testing.T, token string) (kid string, claims tokenClaims) {
 	t.Helper()
-	object, err := jose.ParseSigned(token, []jose.SignatureAlgorithm{jose.RS256})
+	object, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{jose.RS256})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -83,7 +83,7 @@ func TestSign(t *testing.T) {
 		t.Fatal(err)
 	}
 	token := response.Header + "." + encode(claims) + "." + response.Signature
-	object, err := jose.ParseSigned(token, []jose.SignatureAlgorithm{jose.RS256})
+	object, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{jose.RS256})
 	if err != nil {
 		t.Fatal(err)
 	}
