@@ -20,18 +20,19 @@ var layers = [][]string{
 	{"cmd/oidclab"},
 	{"cmd/oidclab/cli"},
 	{"scenarios"},
-	{"lab/control"},
+	{"lab/control", "lab/labfile"},
 	{"lab"},
 	{"lab/exchange"},
 	{"lab/issuer", "lab/cluster/embedded", "lab/cluster/embedded/controlplane", "lab/cluster/clustertest", "lab/sts/aws", "lab/sts/azure", "lab/sts/gcp", "lab/sts/generic", "lab/sts/stackit", "lab/vault"},
-	{"lab/cluster", "lab/cluster/signer", "lab/sts", "lab/sts/internal/ststest"},
+	{"lab/cluster", "lab/cluster/signer", "lab/sts", "lab/sts/internal/ststest", "lab/sts/internal/tokenservice"},
 	{"lab/serve", "lab/keys", "lab/pki", "lab/proc"},
 	{"lab/clock", "lab/trace", "lab/problem", "fixtures"},
 }
 
 // allowed are imports within a layer.
 var allowed = map[string][]string{
-	"lab/sts/internal/ststest": {"lab/sts"},
+	"lab/sts/internal/ststest":      {"lab/sts"},
+	"lab/sts/internal/tokenservice": {"lab/sts"},
 }
 
 // only says who may import a package from outside the project, and what is

@@ -86,8 +86,10 @@ func Azure() Profile {
 }
 
 // STACKIT returns the STACKIT identity provider. Of it only the cache is
-// documented: keys are kept for one hour per key set URL, and a token with a
-// new kid waits for that hour to pass. The rest is as strict as Strict.
+// documented (SKE, "Use Workload Identity", Credential rotation): keys are kept
+// for one hour per key set URL, and a token is accepted while its kid is among
+// them. That a token with a new kid waits for that hour to pass is what a cache
+// by age alone does. The rest is as strict as Strict.
 func STACKIT() Profile {
 	p := Strict()
 	p.Name = "stackit"
@@ -113,7 +115,7 @@ func GCP() Profile {
 }
 
 // Profiles returns the built-in profiles.
-func Profiles() []Profile { return []Profile{Strict(), AWS(), STACKIT(), GCP()} }
+func Profiles() []Profile { return []Profile{Strict(), AWS(), STACKIT(), GCP(), Azure()} }
 
 // ProfileNamed returns a built-in profile. The error of an unknown name lists
 // those that there are.

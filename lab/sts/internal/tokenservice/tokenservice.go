@@ -1,0 +1,145 @@
+// Package tokenservice is what the OAuth 2.0 token services of personas have in
+// common: they read a form, sign an access token, and answer with JSON at the
+// time of the lab.
+package tokenservice
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"unicode/utf8"
+
+	"github.com/go-jose/go-jose/v4"
+
+	"github.com/oidclab/oidclab/lab/clock"
+	"github.com/oidclab/oidclab/lab/sts"
+)
+
+const (
+	// Algorithm is that of access tokens: the one that is cheapest to sign.
+	Algorithm = "ES256"
+
+	// tokenType is the typ header of access tokens.
+	tokenType = "JWT"
+)
+
+// Signer signs access tokens with one key, which is made for it and never
+// leaves it.
+type Signer struct {
+	public jose.JSONWebKey
+	jose   jose.Signer
+}
+
+// NewSigner returns a signer with a new key, whose kid is its thumbprint
+// (RFC 7638).
+func NewSigner() (*Signer, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("signing key: %w", err)
+	}
+	public := jose.JSONWebKey{Key: key.Public(), Algorithm: Algorithm, Use: "sig"}
+	thumbprint, err := public.Thumbprint(crypto.SHA256)
+	if err != nil {
+		return nil, fmt.Errorf("signing key: %w", err)
+	}
+	public.KeyID = base64.RawURLEncoding.EncodeToString(thumbprint)
+	signer, err := jose.NewSigner(
+		jose.SigningKey{Algorithm: Algorithm, Key: jose.JSONWebKey{Key: key, KeyID: public.KeyID}},
+		new(jose.SignerOptions).WithType(tokenType))
+	if err != nil {
+		return nil, fmt.Errorf("signing key: %w", err)
+	}
+	return &Signer{public: public, jose: signer}, nil
+}
+
+// KeySet returns the key set (RFC 7517) that verifies the signer's tokens.
+func (s *Signer) KeySet() jose.JSONWebKeySet {
+	return jose.JSONWebKeySet{Keys: []jose.JSONWebKey{s.public}}
+}
+
+// Sign returns a compact token with the claims, which must encode as a JSON
+// object.
+func (s *Signer) Sign(claims any) (string, error) {
+	payload, err := json.Marshal(claims)
+	if err != nil {
+		return "", err
+	}
+	signed, err := s.jose.Sign(payload)
+	if err != nil {
+		return "", err
+	}
+	return signed.CompactSerialize()
+}
+
+// AccessTokens returns how a protected resource judges the tokens of a Signer.
+func AccessTokens() sts.Profile {
+	profile := sts.Strict()
+	profile.Name = "access token"
+	profile.Algorithms = []string{Algorithm}
+	profile.Types = []string{tokenType}
+	return profile
+}
+
+// maxFormBytes bounds a request. It is more than any profile lets a token
+// have, so that a large token is refused for what it is.
+const maxFormBytes = 256 << 10
+
+// FormError says what is wrong with a form, as a sentence for an answer. It
+// quotes nothing of the form.
+type FormError struct {
+	Status int // HTTP
+	Text   string
+}
+
+// Error implements the error interface.
+func (e *FormError) Error() string { return e.Text }
+
+// ReadForm reads the parameters of a token request (RFC 6749 section 3.2):
+// they are in the body, each once, in UTF-8. After an error it returns what was
+// read nevertheless, for the trace.
+func ReadForm(r *http.Request) (url.Values, *FormError) {
+	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/x-www-form-urlencoded" {
+		return nil, &FormError{http.StatusBadRequest, "the request must be application/x-www-form-urlencoded"}
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, maxFormBytes))
+	switch {
+	case errors.As(err, new(*http.MaxBytesError)):
+		return nil, &FormError{http.StatusRequestEntityTooLarge, "the request is too large"}
+	case err != nil:
+		return nil, &FormError{http.StatusBadRequest, "the request could not be read"}
+	}
+	form, err := url.ParseQuery(string(body))
+	if err != nil { // which quotes the body
+		return nil, &FormError{http.StatusBadRequest, "the body is not a form"}
+	}
+	for _, values := range form {
+		if len(values) > 1 {
+			return form, &FormError{http.StatusBadRequest, "a parameter is there twice"}
+		}
+		if !utf8.ValidString(values[0]) {
+			return form, &FormError{http.StatusBadRequest, "a parameter is not UTF-8"}
+		}
+	}
+	return form, nil
+}
+
+// SetDate sets the Date header to the time of the lab.
+func SetDate(w http.ResponseWriter, c clock.Clock) {
+	w.Header().Set("Date", c.Now().UTC().Format(http.TimeFormat))
+}
+
+// WriteJSON answers with a value.
+func WriteJSON(w http.ResponseWriter, status int, value any) {
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(value) // the client may be gone
+}
