@@ -1,11 +1,15 @@
 package lab
 
 import (
+	"encoding/json"
 	"log/slog"
 	"path/filepath"
 	"strconv"
+	"time"
 
+	"github.com/oidclab/oidclab/fixtures"
 	"github.com/oidclab/oidclab/lab/problem"
+	"github.com/oidclab/oidclab/lab/sts"
 )
 
 // Limits of a Spec.
@@ -26,7 +30,41 @@ type Spec struct {
 	Vault    string   // the vault program; empty means a lab without Vault
 	NoVault  string   // why there is no Vault, for messages; only if Vault is empty
 
+	AWS     AWSSpec     // what there is beside the lab's own
+	Generic GenericSpec // likewise
+
 	Log *slog.Logger `json:"-"` // nil means none
+}
+
+// AWSSpec is what the lab's AWS account has.
+type AWSSpec struct {
+	ClientIDs []string // of each cluster's OIDC provider; none means sts.amazonaws.com
+	Roles     []AWSRole
+}
+
+// AWSRole is an IAM role for web identities.
+type AWSRole struct {
+	Name               string
+	MaxSessionDuration time.Duration   // 0 means AWS's default
+	TrustPolicy        json.RawMessage // ${issuer:<cluster>} stands for that cluster's issuer without https://
+}
+
+// GenericSpec is what the RFC 8693 token service has.
+type GenericSpec struct {
+	Audiences []string // of tokens; none means oidclab
+	Targets   []GenericTarget
+}
+
+// GenericTarget is a service that access tokens are issued for.
+type GenericTarget struct {
+	Name  string
+	Trust []GenericTrust
+}
+
+// GenericTrust is trust in tokens of one cluster.
+type GenericTrust struct {
+	Cluster    string
+	Conditions []sts.Condition
 }
 
 func (s Spec) validated() (Spec, error) {
@@ -42,6 +80,12 @@ func (s Spec) validated() (Spec, error) {
 	if n := len(filepath.Join(s.Dir, longestSocket)); n > maxSocketPath {
 		return s, problem.New(problem.BadConfig, "set XDG_STATE_HOME to a shorter path, or take a shorter --name",
 			"the state directory %s is too long: a Unix socket in it would have a path of %d bytes, and the limit is %d", s.Dir, n, maxSocketPath)
+	}
+	if len(s.AWS.ClientIDs) == 0 {
+		s.AWS.ClientIDs = []string{fixtures.AWSAudience}
+	}
+	if len(s.Generic.Audiences) == 0 {
+		s.Generic.Audiences = []string{fixtures.GenericAudience}
 	}
 	if s.Log == nil {
 		s.Log = slog.New(slog.DiscardHandler)

@@ -75,7 +75,7 @@ func (l *Lab) Verify(ctx context.Context, r VerifyRequest) (sts.Verdict, error) 
 		return sts.Verdict{}, problem.New(problem.Usage, "oidclab token verify --help", "%w", err)
 	}
 	if len(r.Audiences) == 0 {
-		r.Audiences = []string{fixtures.AWSAudience, fixtures.GenericAudience, fixtures.VaultAudience}
+		r.Audiences = l.audiences()
 	}
 	config := sts.Config{Party: "verify", Profile: profile, Client: l.client, Clock: l.Clock, Trace: l.Trace}
 	role := sts.Role{Name: "token verify"}
@@ -93,6 +93,11 @@ func (l *Lab) Verify(ctx context.Context, r VerifyRequest) (sts.Verdict, error) 
 		return sts.Verdict{}, problem.New(problem.Usage, "oidclab token verify --help", "%w", err)
 	}
 	return core.Exchange(ctx, sts.Request{Token: r.Token, Role: role.Name}), nil
+}
+
+// audiences are those that some relying party of the lab accepts.
+func (l *Lab) audiences() []string {
+	return slices.Concat(l.spec.AWS.ClientIDs, l.spec.Generic.Audiences, []string{fixtures.VaultAudience})
 }
 
 // The life of the tokens in token files, and how often they are looked after.
@@ -121,7 +126,7 @@ func (l *Lab) TokenFile(ctx context.Context, clusterName, audience string) (stri
 	if err != nil {
 		return "", err
 	}
-	if !slices.Contains([]string{fixtures.AWSAudience, fixtures.GenericAudience, fixtures.VaultAudience}, audience) {
+	if !slices.Contains(l.audiences(), audience) {
 		return "", problem.New(problem.Usage, "oidclab token mint --audience "+audience, "no relying party of the lab has the audience %q", audience)
 	}
 	path := filepath.Join(l.spec.Dir, "tokens", m.id+"-"+audience)

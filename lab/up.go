@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -194,10 +195,10 @@ func (l *Lab) startAWS(u *undo) error {
 		return err
 	}
 	config := aws.Config{Account: fixtures.AWSAccount, Client: l.client, Clock: l.Clock, Trace: l.Trace}
-	l.info.AWS = AWSInfo{Endpoint: server.URL(), Region: fixtures.AWSRegion, Audience: fixtures.AWSAudience, Roles: map[string]string{}}
+	l.info.AWS = AWSInfo{Endpoint: server.URL(), Region: fixtures.AWSRegion, Audience: l.spec.AWS.ClientIDs[0], Roles: map[string]string{}}
 	for _, m := range l.members {
-		config.Providers = append(config.Providers, aws.Provider{URL: m.issuer, ClientIDs: []string{fixtures.AWSAudience}})
-		policy, err := fixtures.TrustPolicy(fixtures.AWSAccount, m.issuer, "StringEquals", fixtures.Subject, fixtures.AWSAudience)
+		config.Providers = append(config.Providers, aws.Provider{URL: m.issuer, ClientIDs: l.spec.AWS.ClientIDs})
+		policy, err := fixtures.TrustPolicy(fixtures.AWSAccount, m.issuer, "StringEquals", fixtures.Subject, l.info.AWS.Audience)
 		if err != nil {
 			return err
 		}
@@ -205,9 +206,14 @@ func (l *Lab) startAWS(u *undo) error {
 		config.Roles = append(config.Roles, aws.Role{Name: name, TrustPolicy: policy})
 		l.info.AWS.Roles[m.id] = aws.RoleARN(fixtures.AWSAccount, name)
 	}
+	for _, role := range l.spec.AWS.Roles {
+		config.Roles = append(config.Roles, aws.Role{
+			Name: role.Name, MaxSessionDuration: role.MaxSessionDuration, TrustPolicy: l.withIssuers(role.TrustPolicy),
+		})
+	}
 	handler, err := aws.New(config)
 	if err != nil {
-		return err
+		return problem.New(problem.BadConfig, "oidclab up --help shows an example", "%w", err)
 	}
 	server.Serve(handler)
 	l.parties = append(l.parties, party{name: "aws", cache: sts.AWS().Cache, core: handler.Core()})
@@ -229,23 +235,30 @@ func (l *Lab) startGeneric(u *undo) error {
 	pureTTL.Name, pureTTL.Cache = "pure-ttl", sts.STACKIT().Cache
 	config := generic.Config{URL: server.URL(), Client: l.client, Clock: l.Clock, Trace: l.Trace}
 	l.info.Generic = GenericInfo{
-		Issuer: server.URL(), Audience: fixtures.GenericAudience, Target: fixtures.Target, Resource: resourceServer.URL() + "/resource",
+		Issuer: server.URL(), Audience: l.spec.Generic.Audiences[0], Target: fixtures.Target, Resource: resourceServer.URL() + "/resource",
 	}
 	for _, p := range []generic.Party{{Name: "generic", Profile: sts.Strict()}, {Name: "pure-ttl", Profile: pureTTL}} {
 		role := sts.Role{Name: fixtures.Target}
 		for _, m := range l.members {
-			p.Issuers = append(p.Issuers, sts.Issuer{URL: m.issuer, Audiences: []string{fixtures.GenericAudience}})
+			p.Issuers = append(p.Issuers, sts.Issuer{URL: m.issuer, Audiences: l.spec.Generic.Audiences})
 			role.Trust = append(role.Trust, sts.Statement{
 				Issuer:     m.issuer,
 				Conditions: []sts.Condition{{Operator: sts.StringEquals, Claim: "sub", Values: []string{fixtures.Subject}}},
 			})
 		}
 		p.Roles = []sts.Role{role}
+		for _, target := range l.spec.Generic.Targets {
+			configured, err := l.genericRole(target)
+			if err != nil {
+				return err
+			}
+			p.Roles = append(p.Roles, configured)
+		}
 		config.Parties = append(config.Parties, p)
 	}
 	handler, err := generic.New(config)
 	if err != nil {
-		return err
+		return problem.New(problem.BadConfig, "oidclab up --help shows an example", "%w", err)
 	}
 	resource, err := generic.Resource(generic.ResourceConfig{
 		Audience: fixtures.Target, Issuer: server.URL(), Client: l.client, Clock: l.Clock, Trace: l.Trace,
@@ -260,4 +273,24 @@ func (l *Lab) startGeneric(u *undo) error {
 		l.parties = append(l.parties, party{name: p.Name, cache: p.Profile.Cache, core: handler.Core(p.Name)})
 	}
 	return nil
+}
+
+func (l *Lab) genericRole(target GenericTarget) (sts.Role, error) {
+	role := sts.Role{Name: target.Name}
+	for _, trust := range target.Trust {
+		m, err := l.member(trust.Cluster)
+		if err != nil {
+			return sts.Role{}, problem.New(problem.BadConfig, "", "target %q: %w", target.Name, err)
+		}
+		role.Trust = append(role.Trust, sts.Statement{Issuer: m.issuer, Conditions: trust.Conditions})
+	}
+	return role, nil
+}
+
+// withIssuers puts in the issuers for which ${issuer:<cluster>} stands.
+func (l *Lab) withIssuers(policy []byte) []byte {
+	for _, m := range l.members {
+		policy = bytes.ReplaceAll(policy, []byte("${issuer:"+m.id+"}"), []byte(strings.TrimPrefix(m.issuer, "https://")))
+	}
+	return policy
 }

@@ -14,11 +14,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/oidclab/oidclab/lab"
+	"github.com/oidclab/oidclab/lab/labfile"
 	"github.com/oidclab/oidclab/lab/problem"
 	"github.com/oidclab/oidclab/lab/vault"
 )
 
 type upFlags struct {
+	file       string
 	engine     string
 	clusters   int
 	port       int
@@ -36,14 +38,27 @@ func (a *app) upCommand() *cobra.Command {
 		Long: `Bring up a lab: Kubernetes control planes that are OIDC issuers, the HTTPS front
 that publishes their keys, the token service with its relying parties, and Vault.
 It runs in the background until ` + "`oidclab down`" + `. If it is up already, up says where
-everything is and changes nothing.`,
+everything is and changes nothing.
+
+A file says what else there shall be, such as roles and whom they trust. Flags win
+over it. Everything it can say:
+
+` + indentedBy("  ", labfile.Example),
 		Example: `  oidclab up
   oidclab up --clusters 2              two issuers, for trust that must not be shared
   oidclab up --name ci --timeout 1m    a second lab beside the first
+  oidclab up -f lab.yaml               with roles and trust of your own
   oidclab up --foreground              stay attached; Ctrl-C is down`,
 		Args: exactly(0),
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.up(cmd, flags) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			file, err := a.readFile(flags.file)
+			if err != nil {
+				return err
+			}
+			return a.up(cmd, flags.over(cmd, file), file)
+		},
 	}
+	cmd.Flags().StringVarP(&flags.file, "file", "f", "", "lab.yaml, or - for stdin")
 	cmd.Flags().StringVar(&flags.engine, "engine", "auto", "what runs the clusters: auto or embedded")
 	cmd.Flags().IntVar(&flags.clusters, "clusters", 1, "number of clusters, 1 to 9")
 	cmd.Flags().IntVar(&flags.port, "port", 0, "port of the issuer front on 127.0.0.1; 0 means any free one")
@@ -55,7 +70,41 @@ everything is and changes nothing.`,
 	return cmd
 }
 
-func (a *app) up(cmd *cobra.Command, flags upFlags) error {
+// readFile reads a lab.yaml; an empty path means none.
+func (a *app) readFile(path string) (labfile.File, error) {
+	switch path {
+	case "":
+		return labfile.File{}, nil
+	case "-":
+		return labfile.Read(a.In, "stdin")
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return labfile.File{}, problem.New(problem.BadConfig, "oidclab up --help shows an example", "%w", err)
+	}
+	defer func() { _ = file.Close() }()
+	return labfile.Read(file, path)
+}
+
+// over returns the flags, and what the file says where there is no flag.
+func (f upFlags) over(cmd *cobra.Command, file labfile.File) upFlags {
+	if !cmd.Flags().Changed("clusters") && file.Clusters != 0 {
+		f.clusters = file.Clusters
+	}
+	if !cmd.Flags().Changed("port") {
+		f.port = file.Port
+	}
+	if !cmd.Flags().Changed("vault") && file.Vault != "" {
+		f.vault = file.Vault
+	}
+	return f
+}
+
+func indentedBy(prefix, text string) string {
+	return prefix + strings.ReplaceAll(strings.TrimSuffix(text, "\n"), "\n", "\n"+prefix)
+}
+
+func (a *app) up(cmd *cobra.Command, flags upFlags, file labfile.File) error {
 	ctx := cmd.Context()
 	dir, err := a.state()
 	if err != nil {
@@ -70,7 +119,7 @@ func (a *app) up(cmd *cobra.Command, flags upFlags) error {
 	if flags.timeout <= 0 {
 		return problem.New(problem.Usage, "oidclab up --help", "the timeout %s is not positive", flags.timeout)
 	}
-	spec, err := a.spec(dir, flags)
+	spec, err := a.spec(dir, flags, file)
 	if err != nil {
 		return err
 	}
@@ -113,7 +162,7 @@ func (a *app) up(cmd *cobra.Command, flags upFlags) error {
 	return a.showInfo(info)
 }
 
-func (a *app) spec(dir stateDir, flags upFlags) (lab.Spec, error) {
+func (a *app) spec(dir stateDir, flags upFlags, file labfile.File) (lab.Spec, error) {
 	executable, err := os.Executable()
 	if err != nil {
 		return lab.Spec{}, err
@@ -121,6 +170,7 @@ func (a *app) spec(dir stateDir, flags upFlags) (lab.Spec, error) {
 	spec := lab.Spec{
 		Name: dir.name(), Dir: string(dir), Clusters: flags.clusters, Port: flags.port,
 		Command: []string{executable, ComponentCommand},
+		AWS:     file.AWS, Generic: file.Generic,
 	}
 	switch flags.vault {
 	case "none":
@@ -145,7 +195,7 @@ func runningStatus(ctx context.Context, dir stateDir) (lab.Status, error) {
 		return lab.Status{}, err
 	}
 	defer client.Close()
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	return client.Status(ctx)
 }

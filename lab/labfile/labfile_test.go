@@ -1,0 +1,57 @@
+package labfile_test
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/oidclab/oidclab/lab/labfile"
+	"github.com/oidclab/oidclab/lab/problem"
+	"github.com/oidclab/oidclab/lab/sts"
+)
+
+func TestExample(t *testing.T) {
+	f, err := labfile.Read(strings.NewReader(labfile.Example), "lab.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f.Clusters != 2 || f.Port != 8443 || f.Vault != "none" || len(f.AWS.Roles) != 1 || len(f.Generic.Targets) != 1 {
+		t.Errorf("read as %+v", f)
+	}
+	role := f.AWS.Roles[0]
+	if role.Name != "readers" || role.MaxSessionDuration != 2*time.Hour || !json.Valid(role.TrustPolicy) || !strings.Contains(string(role.TrustPolicy), `"${issuer:c1}:sub":"system:serviceaccount:demo:*"`) {
+		t.Errorf("role %+v: %s", role, role.TrustPolicy)
+	}
+	trust := f.Generic.Targets[0].Trust[0]
+	if trust.Cluster != "c2" || len(trust.Conditions) != 1 || trust.Conditions[0].Operator != sts.StringEquals {
+		t.Errorf("trust %+v", trust)
+	}
+}
+
+func TestWhatIsWrongIsNamed(t *testing.T) {
+	const head = "apiVersion: oidclab.dev/v1alpha1\nkind: Lab\n"
+	for _, test := range []struct{ name, text, want string }{
+		{"unknown key", head + "spec:\n  cluster: 2\n", "line 4: field cluster not found"},
+		{"duplicate key", head + "spec:\n  port: 1\n  port: 2\n", `line 5: mapping key "port" already defined at line 4`},
+		{"wrong type", head + "spec:\n  clusters: two\n", "line 4: cannot unmarshal"},
+		{"bad duration", head + "spec:\n  aws:\n    roles:\n      - {name: x, maxSessionDuration: soon}\n", "line 6"},
+		{"another version", "apiVersion: oidclab.dev/v9\nkind: Lab\n", `"oidclab.dev/v9"`},
+		{"another kind", "apiVersion: oidclab.dev/v1alpha1\nkind: Cluster\n", `"Cluster"`},
+		{"empty", "", "it is empty"},
+		{"two documents", head + "---\n" + head, "more than one document"},
+		{"not YAML", "\t{", "yaml:"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := labfile.Read(strings.NewReader(test.text), "my.yaml")
+			var p *problem.Problem
+			if !errors.As(err, &p) || p.Kind != problem.BadConfig || !strings.Contains(p.What, test.want) || !strings.HasPrefix(p.What, "my.yaml: ") {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+	if _, err := labfile.Read(strings.NewReader(head), "my.yaml"); err != nil {
+		t.Errorf("control: %v", err)
+	}
+}
