@@ -7,7 +7,9 @@ BINARY  := bin/oidclab
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 CLI     := github.com/oidclab/oidclab/cmd/oidclab/cli
-LDFLAGS := -s -w -X $(CLI).version=$(VERSION) -X $(CLI).commit=$(COMMIT)
+KUBE    := k8s.io/component-base/version
+LDFLAGS := -s -w -X $(CLI).version=$(VERSION) -X $(CLI).commit=$(COMMIT) \
+           -X $(KUBE).gitVersion=$(shell go list -m -f '{{.Version}}' k8s.io/kubernetes)
 
 # These link the control plane, or drive the binary that does: not with -race,
 # which would compile all of Kubernetes once more.

@@ -39,6 +39,7 @@ const (
 const (
 	fetchTimeout  = 3 * time.Second
 	retryInterval = 500 * time.Millisecond // between attempts while a cluster does not answer
+	minFreshness  = time.Second            // an external signer's keys come with max-age=0
 	maxFreshness  = time.Minute            // whatever the API server allows
 )
 
@@ -235,7 +236,7 @@ func (d *document) get(ctx context.Context) (version, error) {
 	}
 	sum := sha256.Sum256(body)
 	d.body, d.etag = body, `"`+hex.EncodeToString(sum[:16])+`"`
-	d.fetched, d.fresh, d.err = now, now.Add(min(maxAge, maxFreshness)), nil
+	d.fetched, d.fresh, d.err = now, now.Add(min(max(maxAge, minFreshness), maxFreshness)), nil
 	return d.version(now), nil
 }
 
