@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -119,24 +120,48 @@ type tokenFile struct {
 	renewAt time.Time // system time: Kubernetes does not know the lab's
 }
 
-// TokenFile returns the path of a file that holds a token for an audience, and
-// that is renewed for as long as the lab is up.
-func (l *Lab) TokenFile(ctx context.Context, clusterName, audience string) (string, error) {
-	m, err := l.member(clusterName)
+// TokenFileRequest asks for a token file.
+type TokenFileRequest struct {
+	Cluster        string `json:"cluster,omitempty"`        // empty means the first
+	Namespace      string `json:"namespace,omitempty"`      // empty means demo
+	ServiceAccount string `json:"serviceAccount,omitempty"` // empty means app
+	Audience       string `json:"audience"`
+}
+
+// TokenFile returns the path of a file that holds a token, and that is renewed
+// for as long as the lab is up.
+func (l *Lab) TokenFile(ctx context.Context, r TokenFileRequest) (string, error) {
+	m, err := l.member(r.Cluster)
 	if err != nil {
 		return "", err
 	}
-	if !slices.Contains(l.audiences(), audience) {
-		return "", problem.New(problem.Usage, "oidclab token mint --audience "+audience, "no relying party of the lab has the audience %q", audience)
+	if !slices.Contains(l.audiences(), r.Audience) {
+		return "", problem.New(problem.Usage, "oidclab token mint --audience "+r.Audience, "no relying party of the lab has the audience %q", r.Audience)
 	}
-	path := filepath.Join(l.spec.Dir, "tokens", m.id+"-"+audience)
+	request := MintRequest{
+		Cluster: m.id, Namespace: r.Namespace, ServiceAccount: r.ServiceAccount, Audiences: []string{r.Audience}, Expiration: tokenFileLife,
+	}.defaulted()
+	name := m.id
+	if request.Namespace != fixtures.Namespace || request.ServiceAccount != fixtures.ServiceAccount {
+		name += "-" + request.Namespace + "-" + request.ServiceAccount
+	}
+	path := filepath.Join(l.spec.Dir, "tokens", name+"-"+fileName(r.Audience))
 	l.tokenFiles.mu.Lock()
 	defer l.tokenFiles.mu.Unlock()
 	if _, ok := l.tokenFiles.files[path]; ok {
 		return path, nil
 	}
-	request := MintRequest{Cluster: m.id, Audiences: []string{audience}, Expiration: tokenFileLife}
 	return path, l.tokenFiles.write(ctx, l, path, request)
+}
+
+// fileName returns an audience as part of a file name: audiences can be URLs.
+func fileName(audience string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '.' || r == '-' || '0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' {
+			return r
+		}
+		return '_'
+	}, audience)
 }
 
 // write mints and writes one file. The lock must be held.

@@ -67,10 +67,10 @@ func Handler(l *lab.Lab, stop func()) http.Handler {
 		return tokenAnswer{token}, err
 	}))
 	mux.HandleFunc("POST /v1/token/verify", post(l.Verify))
-	mux.HandleFunc("GET /v1/token/file", func(w http.ResponseWriter, r *http.Request) {
-		file, err := l.TokenFile(r.Context(), r.FormValue("cluster"), r.FormValue("audience"))
-		answer(w, fileAnswer{file}, err)
-	})
+	mux.HandleFunc("POST /v1/token/file", post(func(ctx context.Context, r lab.TokenFileRequest) (fileAnswer, error) {
+		file, err := l.TokenFile(ctx, r)
+		return fileAnswer{file}, err
+	}))
 	mux.HandleFunc("GET /v1/keys", func(w http.ResponseWriter, r *http.Request) {
 		infos, err := l.Keys(r.FormValue("cluster"))
 		answer(w, infos, err)
@@ -207,9 +207,9 @@ func (c *Client) Verify(ctx context.Context, r lab.VerifyRequest) (sts.Verdict, 
 	return call[sts.Verdict](ctx, c, http.MethodPost, "/v1/token/verify", r)
 }
 
-// TokenFile returns the path of a file with a token for an audience, which the lab keeps fresh.
-func (c *Client) TokenFile(ctx context.Context, cluster, audience string) (string, error) {
-	a, err := call[fileAnswer](ctx, c, http.MethodGet, "/v1/token/file?"+url.Values{"cluster": {cluster}, "audience": {audience}}.Encode(), nil)
+// TokenFile returns the path of a file with a token, which the lab keeps fresh.
+func (c *Client) TokenFile(ctx context.Context, r lab.TokenFileRequest) (string, error) {
+	a, err := call[fileAnswer](ctx, c, http.MethodPost, "/v1/token/file", r)
 	return a.File, err
 }
 

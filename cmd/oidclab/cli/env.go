@@ -13,13 +13,30 @@ import (
 	"github.com/oidclab/oidclab/lab/problem"
 )
 
-// variable is one environment variable.
+// variable is one environment variable. Without a value it is one that must not
+// be set, because SDKs would heed it instead of the others.
 type variable struct{ name, value string }
+
+// workload is whom an environment is for.
+type workload struct {
+	client         *control.Client
+	info           lab.Info
+	cluster        lab.ClusterInfo
+	namespace      string
+	serviceAccount string
+}
+
+// tokenFile returns the path of a file with the workload's token.
+func (w workload) tokenFile(ctx context.Context, audience string) (string, error) {
+	return w.client.TokenFile(ctx, lab.TokenFileRequest{
+		Cluster: w.cluster.ID, Namespace: w.namespace, ServiceAccount: w.serviceAccount, Audience: audience,
+	})
+}
 
 // environments are what `env --for` knows, in the order of `all`.
 var environments = []struct {
 	name string
-	get  func(ctx context.Context, client *control.Client, info lab.Info, cluster lab.ClusterInfo) ([]variable, error)
+	get  func(context.Context, workload) ([]variable, error)
 }{
 	{"kubernetes", kubernetesEnv},
 	{"aws", awsEnv},
@@ -27,13 +44,36 @@ var environments = []struct {
 	{"vault", vaultEnv},
 }
 
-func (a *app) envCommand() *cobra.Command {
-	var party, clusterID string
-	names := []string{}
+func environmentNames() []string {
+	var names []string
 	for _, e := range environments {
 		names = append(names, e.name)
 	}
-	names = append(names, "all")
+	return append(names, "all")
+}
+
+// variables returns the environment for one relying party, or for all that the
+// lab has.
+func (w workload) variables(ctx context.Context, party string) ([]variable, error) {
+	if names := environmentNames(); !slices.Contains(names, party) {
+		return nil, problem.New(problem.Usage, "oidclab env --help", "there is no environment for %q, but for %s", party, strings.Join(names, ", "))
+	}
+	var variables []variable
+	for _, e := range environments {
+		if e.name != party && party != "all" || party == "all" && w.info.Absent[e.name] != "" {
+			continue
+		}
+		more, err := e.get(ctx, w)
+		if err != nil {
+			return nil, err
+		}
+		variables = append(variables, more...)
+	}
+	return variables, nil
+}
+
+func (a *app) envCommand() *cobra.Command {
+	var party, clusterID string
 	cmd := &cobra.Command{
 		Use:   "env",
 		Short: "Print the environment that points an application at the lab",
@@ -45,47 +85,47 @@ demo/app and are renewed for as long as the lab is up.`,
   oidclab env -o github >> "$GITHUB_ENV"`,
 		Args: exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if !slices.Contains(names, party) {
-				return problem.New(problem.Usage, "oidclab env --help", "there is no environment for %q, but for %s", party, strings.Join(names, ", "))
-			}
 			return a.withLab(cmd.Context(), func(ctx context.Context, client *control.Client, status lab.Status) error {
 				cluster, err := findCluster(status.Info, clusterID)
 				if err != nil {
 					return err
 				}
-				var variables []variable
-				for _, e := range environments {
-					if e.name != party && party != "all" {
-						continue
-					}
-					if e.name == "vault" && status.Vault == nil && party == "all" {
-						continue
-					}
-					more, err := e.get(ctx, client, status.Info, cluster)
-					if err != nil {
-						return err
-					}
-					variables = append(variables, more...)
+				variables, err := workload{client: client, info: status.Info, cluster: cluster}.variables(ctx, party)
+				if err != nil {
+					return err
 				}
 				return a.showVariables(variables)
 			})
 		},
 	}
-	cmd.Flags().StringVar(&party, "for", "all", "the relying party: "+strings.Join(names, ", "))
+	forFlag(cmd, &party)
 	clusterFlag(cmd, &clusterID)
 	a.outputFlag(cmd, "shell", "dotenv", "github", "json")
 	return cmd
+}
+
+func forFlag(cmd *cobra.Command, party *string) {
+	cmd.Flags().StringVar(party, "for", "all", "the relying party: "+strings.Join(environmentNames(), ", "))
 }
 
 func (a *app) showVariables(variables []variable) error {
 	if a.output == "json" {
 		object := map[string]string{}
 		for _, v := range variables {
-			object[v.name] = v.value
+			if v.value != "" {
+				object[v.name] = v.value
+			}
 		}
 		return a.printJSON(object)
 	}
 	for _, v := range variables {
+		switch {
+		case v.value == "" && a.output == "shell":
+			a.printf("unset %s\n", v.name)
+			continue
+		case v.value == "":
+			continue
+		}
 		switch a.output {
 		case "shell":
 			a.printf("export %s=%s\n", v.name, shellQuoted(v.value))
@@ -100,55 +140,57 @@ func (a *app) showVariables(variables []variable) error {
 
 func shellQuoted(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
-func kubernetesEnv(_ context.Context, _ *control.Client, _ lab.Info, cluster lab.ClusterInfo) ([]variable, error) {
-	return []variable{{"KUBECONFIG", cluster.Kubeconfig}}, nil
+func kubernetesEnv(_ context.Context, w workload) ([]variable, error) {
+	return []variable{{"KUBECONFIG", w.cluster.Kubeconfig}}, nil
 }
 
-func awsEnv(ctx context.Context, client *control.Client, info lab.Info, cluster lab.ClusterInfo) ([]variable, error) {
-	file, err := client.TokenFile(ctx, cluster.ID, info.AWS.Audience)
+func awsEnv(ctx context.Context, w workload) ([]variable, error) {
+	file, err := w.tokenFile(ctx, w.info.AWS.Audience)
 	if err != nil {
 		return nil, err
 	}
 	return []variable{
-		{"AWS_ROLE_ARN", info.AWS.Roles[cluster.ID]},
+		{"AWS_ROLE_ARN", w.info.AWS.Roles[w.cluster.ID]},
 		{"AWS_WEB_IDENTITY_TOKEN_FILE", file},
 		// Not AWS_ENDPOINT_URL: the Go SDK's credential chain does not heed it,
 		// and the token would go to the real AWS.
-		{"AWS_ENDPOINT_URL_STS", info.AWS.Endpoint},
-		{"AWS_CA_BUNDLE", info.CAFile},
-		{"AWS_REGION", info.AWS.Region},
-		{"AWS_DEFAULT_REGION", info.AWS.Region},
+		{"AWS_ENDPOINT_URL_STS", w.info.AWS.Endpoint},
+		{"AWS_CA_BUNDLE", w.info.CAFile},
+		{"AWS_REGION", w.info.AWS.Region},
+		{"AWS_DEFAULT_REGION", w.info.AWS.Region},
 		{"AWS_EC2_METADATA_DISABLED", "true"},
+		// Static keys and profiles win over web identity.
+		{"AWS_ACCESS_KEY_ID", ""}, {"AWS_SECRET_ACCESS_KEY", ""}, {"AWS_SESSION_TOKEN", ""}, {"AWS_PROFILE", ""},
 	}, nil
 }
 
-func genericEnv(ctx context.Context, client *control.Client, info lab.Info, cluster lab.ClusterInfo) ([]variable, error) {
-	file, err := client.TokenFile(ctx, cluster.ID, info.Generic.Audience)
+func genericEnv(ctx context.Context, w workload) ([]variable, error) {
+	file, err := w.tokenFile(ctx, w.info.Generic.Audience)
 	if err != nil {
 		return nil, err
 	}
 	return []variable{
-		{"OIDCLAB_TOKEN_URL", info.Generic.Parties[0].TokenURL},
+		{"OIDCLAB_TOKEN_URL", w.info.Generic.Parties[0].TokenURL},
 		{"OIDCLAB_TOKEN_FILE", file},
-		{"OIDCLAB_TARGET", info.Generic.Target},
-		{"OIDCLAB_RESOURCE", info.Generic.Resource},
-		{"OIDCLAB_CA_FILE", info.CAFile},
+		{"OIDCLAB_TARGET", w.info.Generic.Target},
+		{"OIDCLAB_RESOURCE", w.info.Generic.Resource},
+		{"OIDCLAB_CA_FILE", w.info.CAFile},
 	}, nil
 }
 
-func vaultEnv(ctx context.Context, client *control.Client, info lab.Info, cluster lab.ClusterInfo) ([]variable, error) {
-	if info.Vault == nil {
-		return nil, withoutVault(info)
+func vaultEnv(ctx context.Context, w workload) ([]variable, error) {
+	if w.info.Vault == nil {
+		return nil, withoutVault(w.info)
 	}
-	file, err := client.TokenFile(ctx, cluster.ID, info.Vault.Audience)
+	file, err := w.tokenFile(ctx, w.info.Vault.Audience)
 	if err != nil {
 		return nil, err
 	}
 	return []variable{
-		{"VAULT_ADDR", info.Vault.Address},
-		{"VAULT_CACERT", info.CAFile},
-		{"OIDCLAB_VAULT_MOUNT", info.Vault.Mounts[cluster.ID].JWT},
-		{"OIDCLAB_VAULT_ROLE", info.Vault.Role},
+		{"VAULT_ADDR", w.info.Vault.Address},
+		{"VAULT_CACERT", w.info.CAFile},
+		{"OIDCLAB_VAULT_MOUNT", w.info.Vault.Mounts[w.cluster.ID].JWT},
+		{"OIDCLAB_VAULT_ROLE", w.info.Vault.Role},
 		{"OIDCLAB_VAULT_TOKEN_FILE", file},
 	}, nil
 }

@@ -79,6 +79,7 @@ that behave like the real ones, and a real Vault.
   oidclab exchange aws                         a token's whole journey to AWS credentials
   oidclab trace                                that journey, step by step
   eval "$(oidclab env --for aws)"              point any AWS SDK or the aws command at the lab
+  oidclab run --for aws -- aws sts get-caller-identity
   oidclab token mint --audience vault | oidclab token inspect -
   oidclab token forge --audience oidclab --expired | oidclab token verify -
   oidclab keys rotate                          a safe rotation of the signing key
@@ -121,7 +122,7 @@ func (a *app) root() *cobra.Command {
 	})
 	root.AddCommand(
 		a.upCommand(), a.superviseCommand(), a.downCommand(), a.statusCommand(), a.listCommand(), a.envCommand(),
-		a.tokenCommand(), a.exchangeCommand(), a.keysCommand(), a.clockCommand(), a.scenariosCommand(),
+		a.tokenCommand(), a.exchangeCommand(), a.runCommand(), a.keysCommand(), a.clockCommand(), a.scenariosCommand(),
 		a.traceCommand(), a.logsCommand(), a.versionCommand(),
 	)
 	root.InitDefaultCompletionCmd()
