@@ -47,6 +47,7 @@ func (m *member) startCluster(l *Lab) func(context.Context, *undo) (string, erro
 		started, err := embedded.Start(ctx, embedded.Config{
 			Identity: cluster.Identity{ID: m.id, Issuer: m.issuer, JWKSURI: m.jwksURI, SignerSocket: m.socket()},
 			Dir:      m.dir,
+			Trusts:   l.trusted(m),
 			Command:  l.spec.Command,
 		})
 		if err != nil {
@@ -103,6 +104,7 @@ func (l *Lab) awaitReady(ctx context.Context, _ *undo) (string, error) {
 	for _, m := range l.members {
 		l.info.Clusters = append(l.info.Clusters, ClusterInfo{
 			ID: m.id, Issuer: m.issuer, JWKSURI: m.jwksURI, Server: m.cluster.API().Config().Host, Kubeconfig: filepath.Join(m.dir, "kubeconfig"),
+			Audience: fixtures.ClusterAudience(m.id),
 		})
 		if _, err := l.get(ctx, m.issuer+"/.well-known/openid-configuration"); err != nil {
 			return "", err

@@ -29,6 +29,7 @@ type ClusterInfo struct {
 	JWKSURI    string `json:"jwksURI"`
 	Server     string `json:"server"`     // of the Kubernetes API
 	Kubeconfig string `json:"kubeconfig"` // file
+	Audience   string `json:"audience"`   // of tokens of other clusters, which it takes as bearer tokens
 }
 
 // AWSInfo is how AWS's SDKs reach the lab's AWS.

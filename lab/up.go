@@ -98,6 +98,9 @@ func Up(ctx context.Context, spec Spec, observe func(StepEvent)) (*Lab, error) {
 	} else {
 		l.info.Absent["vault"] = spec.NoVault
 	}
+	if len(clusters) > 1 {
+		p.step("trust between clusters", l.awaitTrustInEachOther, clusters...)
+	}
 	p.step("ready", l.awaitReady, append(clusters, services)...)
 	if err := p.up(ctx, &l.undo, observe); err != nil {
 		return nil, err
@@ -148,6 +151,7 @@ func (l *Lab) startFront(_ context.Context, u *undo) (string, error) {
 	l.info.Front = server.URL()
 	for _, m := range l.members {
 		m.issuer, m.jwksURI = l.front.IssuerURL(m.id), l.front.KeySetURL(m.id)
+		l.front.Announce(m.id)
 	}
 	server.Serve(l.front)
 	return l.info.Front, nil

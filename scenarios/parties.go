@@ -17,8 +17,10 @@ type Party struct {
 	Audience string
 	Profile  sts.Profile // how it judges; only of the lab's own
 	Needs    []Need
-	Online   bool // asks the cluster (TokenReview), so that it needs no keys and knows what was deleted
-	RealTime bool // goes by the system clock, not the lab's
+	Online   bool        // asks the cluster (TokenReview), so that it needs no keys and knows what was deleted
+	RealTime bool        // goes by the system clock, not the lab's
+	Lingers  bool        // remembers for a few seconds what it has accepted
+	staleKey Expectation // how it refuses the token of a removed key; only of those that are not the lab's own
 	answers  func(sts.Reason) Expectation
 	exchange func(ctx context.Context, s *Session, token string) (use any, err error)
 }
@@ -49,14 +51,17 @@ var (
 		Name: "aws", Audience: fixtures.AWSAudience, Profile: sts.AWS(), answers: awsAnswer, exchange: exchangeAWS,
 	}
 	vaultJWTParty = Party{
-		Name: "vault-jwt", Audience: fixtures.VaultAudience, Needs: []Need{Vault}, RealTime: true,
+		Name: "vault-jwt", Audience: fixtures.VaultAudience, Needs: []Need{Vault}, RealTime: true, staleKey: badSignature,
 		exchange: exchangeVault(exchange.VaultJWT, func(m lab.AuthMounts) string { return m.JWT }),
 	}
 	vaultKubernetesParty = Party{
 		Name: "vault-kubernetes", Audience: fixtures.VaultAudience, Needs: []Need{Vault}, RealTime: true, Online: true,
 		exchange: exchangeVault(exchange.VaultKubernetes, func(m lab.AuthMounts) string { return m.Kubernetes }),
 	}
-	parties = []Party{genericParty, pureTTLParty, awsParty, vaultJWTParty, vaultKubernetesParty}
+	kubernetesParty = Party{
+		Name: "kubernetes", Audience: fixtures.ClusterAudience("c2"), Needs: []Need{TwoClusters}, RealTime: true, Lingers: true, staleKey: unauthorized, exchange: exchangeKubernetes,
+	}
+	parties = []Party{genericParty, pureTTLParty, awsParty, kubernetesParty, vaultJWTParty, vaultKubernetesParty}
 )
 
 // own are the parties of the lab's token service, which go by the lab clock.
@@ -141,4 +146,13 @@ func exchangeVault(login func(context.Context, exchange.VaultTarget, string) (ex
 		}
 		return exchange.ReadSecret(ctx, target, result.ClientToken, s.Info.Vault.Secret)
 	}
+}
+
+// exchangeKubernetes takes the token to the second cluster, which trusts the
+// first one's issuer.
+func exchangeKubernetes(ctx context.Context, s *Session, token string) (any, error) {
+	config := s.Kubernetes(s.Other()).Config()
+	return exchange.Kubernetes(ctx, exchange.KubernetesTarget{
+		Server: config.Host, CA: config.CAData, Namespace: fixtures.Namespace, ConfigMap: fixtures.GreetingConfigMap,
+	}, token)
 }

@@ -25,6 +25,7 @@ type mutation struct {
 	awsAnswer  *Expectation          // where AWS refuses it before the core sees it
 	jwt        Expectation           // Vault, jwt auth
 	kubernetes Expectation           // Vault, kubernetes auth
+	bearer     *Expectation          // another cluster, where that is not 401; a status of 0 means it accepts
 }
 
 // How Vault's auth methods refuse (vault-plugin-auth-jwt, vault-plugin-auth-kubernetes).
@@ -34,6 +35,7 @@ func kubernetesRefuses(text string) Expectation {
 }
 
 var (
+	unauthorized     = Expectation{Status: 401, Code: "Unauthorized"}
 	badSignature     = jwtRefuses("failed to verify id token signature")
 	permissionDenied = kubernetesRefuses("permission denied")
 )
@@ -65,6 +67,7 @@ func mutations() []mutation {
 		},
 		{
 			name: "another subject", token: minted(func(r *lab.MintRequest) { r.ServiceAccount = fixtures.OtherServiceAccount }),
+			bearer: &Expectation{Status: 403, Code: "Forbidden"},
 			reason: sts.SubjectMismatch, jwt: jwtRefuses("invalid subject (sub) claim"), kubernetes: kubernetesRefuses("service account name not authorized"),
 		},
 		{
@@ -99,7 +102,8 @@ func mutations() []mutation {
 			reason: sts.TokenNotYetValid, jwt: jwtRefuses("token not yet valid"), kubernetes: Expectation{Status: 403},
 		},
 		{
-			name: "issued in the future", token: forged(func(r *lab.ForgeRequest) {
+			// go-oidc, which API servers use, does not look at iat.
+			name: "issued in the future", bearer: &Expectation{}, token: forged(func(r *lab.ForgeRequest) {
 				r.IssuedIn, r.ExpiresIn = fromNow(time.Hour), fromNow(2*time.Hour)
 			}),
 			reason: sts.TokenIssuedInFuture, jwt: jwtRefuses("token issued in the future"), kubernetes: Expectation{Status: 403},
@@ -143,6 +147,8 @@ func mutations() []mutation {
 		},
 		{
 			name: "too large", token: forged(func(r *lab.ForgeRequest) { r.Claims = map[string]any{"padding": strings.Repeat("x", 21_000)} }),
+			// An API server limits the headers of a request only, to 1 MiB.
+			bearer: &Expectation{},
 			reason: sts.TokenTooLarge, awsAnswer: &Expectation{Status: 400, Code: "ValidationError", Text: "webIdentityToken"},
 		},
 		{
@@ -170,6 +176,10 @@ func keyHeader(name, url string) mutation {
 // expected returns how a party answers to a mutation.
 func (m mutation) expected(p Party) (Expectation, bool) {
 	switch {
+	case p.Name == "kubernetes" && m.bearer != nil:
+		return *m.bearer, m.bearer.Status != 0
+	case p.Name == "kubernetes":
+		return unauthorized, true
 	case p.Name == "vault-jwt":
 		return m.jwt, m.jwt.Status != 0
 	case p.Name == "vault-kubernetes":

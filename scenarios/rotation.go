@@ -217,7 +217,7 @@ func removedTooEarly(ctx context.Context, s *Session) {
 			s.Accepted(ctx, p, fresh[p.Name], "a token of the new key")
 		case p.RealTime:
 			s.Accepted(ctx, p, fresh[p.Name], "a token of the new key")
-			s.Refused(ctx, p, old[p.Name], badSignature, "its keys were replaced")
+			s.Refused(ctx, p, old[p.Name], p.staleKey, "its keys were replaced")
 		case p.Profile.Cache.RefetchUnknownKid:
 			s.Accepted(ctx, p, fresh[p.Name], "a token of the new key")
 			s.Refused(ctx, p, old[p.Name], p.answers(sts.KeyUnknown), "its keys were replaced")

@@ -134,6 +134,14 @@ func (s *Session) Accepted(ctx context.Context, p Party, token, why string) {
 // Refused demands that a party refuses the token, and says so as e says.
 func (s *Session) Refused(ctx context.Context, p Party, token string, e Expectation, why string) {
 	_, err := p.exchange(ctx, s, token)
+	if p.Lingers && err == nil {
+		s.Eventually(ctx, func(ctx context.Context) error {
+			if _, err = p.exchange(ctx, s, token); err == nil {
+				return errors.New("it still accepts the token")
+			}
+			return nil
+		}).Should(gomega.Succeed(), "%s: %s", p.Name, why)
+	}
 	s.refusedAs(ctx, p, token, err, e, why)
 }
 

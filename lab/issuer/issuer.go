@@ -41,6 +41,7 @@ const (
 	retryInterval = 500 * time.Millisecond // between attempts while a cluster does not answer
 	minFreshness  = time.Second            // an external signer's keys come with max-age=0
 	maxFreshness  = time.Minute            // whatever the API server allows
+	announceWait  = 20 * time.Second       // for a cluster that is coming up; less than clients' usual 30 s
 )
 
 // Source is where a cluster's documents come from: its API server.
@@ -62,6 +63,7 @@ type Front struct {
 }
 
 type cluster struct {
+	published       chan struct{} // closed once there are documents
 	discovery, keys *document
 }
 
@@ -89,18 +91,57 @@ func (f *Front) IssuerURL(id string) string { return f.origin + "/c/" + id }
 // KeySetURL returns the jwks_uri of the cluster with the given id.
 func (f *Front) KeySetURL(id string) string { return f.IssuerURL(id) + keySetPath }
 
+// Announce says that the cluster with the given id is coming up. Until it is
+// published, requests for its documents wait: an API server that trusts it, and
+// comes up beside it, asks once and then not again for 10 s.
+func (f *Front) Announce(id string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.clusters[id] == nil {
+		f.clusters[id] = &cluster{published: make(chan struct{})}
+	}
+}
+
 // Publish serves the documents of source as the cluster with the given id.
 func (f *Front) Publish(id string, source Source) {
 	c := &cluster{
+		published: make(chan struct{}),
 		discovery: &document{
 			contentType: discoveryType, now: f.now, fetch: source.Discovery,
 			vet: func(body []byte) error { return vetDiscovery(body, f.IssuerURL(id), f.KeySetURL(id)) },
 		},
 		keys: &document{contentType: keySetType, now: f.now, fetch: source.JWKS, vet: vetKeySet},
 	}
+	close(c.published)
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	announced := f.clusters[id]
 	f.clusters[id] = c
+	if announced != nil && announced.discovery == nil {
+		close(announced.published)
+	}
+}
+
+// cluster returns the cluster with the given id, or nil. It waits for one that
+// is announced, for as long as ctx allows.
+func (f *Front) cluster(ctx context.Context, id string) *cluster {
+	c := f.lookup(id)
+	if c == nil || c.discovery != nil {
+		return c
+	}
+	ctx, cancel := context.WithTimeout(ctx, announceWait)
+	defer cancel()
+	select {
+	case <-c.published:
+	case <-ctx.Done():
+	}
+	return f.lookup(id)
+}
+
+func (f *Front) lookup(id string) *cluster {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.clusters[id]
 }
 
 // Ready returns nil if the documents of every cluster are fresh or can be
@@ -115,6 +156,10 @@ func (f *Front) Ready(ctx context.Context) error {
 	var problems []error
 	for _, id := range slices.Sorted(maps.Keys(clusters)) {
 		c := clusters[id]
+		if c.discovery == nil {
+			problems = append(problems, fmt.Errorf("cluster %s: it is coming up", id))
+			continue
+		}
 		for _, d := range []*document{c.discovery, c.keys} {
 			if _, err := d.get(ctx); err != nil {
 				problems = append(problems, fmt.Errorf("cluster %s: %w", id, err))
@@ -127,11 +172,9 @@ func (f *Front) Ready(ctx context.Context) error {
 
 // Refresh fetches the key set of the cluster again, however fresh it is.
 func (f *Front) Refresh(ctx context.Context, id string) error {
-	f.mu.RLock()
-	c := f.clusters[id]
-	f.mu.RUnlock()
-	if c == nil {
-		return fmt.Errorf("issuer: no cluster %q", id)
+	c := f.lookup(id)
+	if c == nil || c.keys == nil {
+		return fmt.Errorf("issuer: no cluster %q is published", id)
 	}
 	c.keys.expire()
 	_, err := c.keys.get(ctx)
@@ -156,11 +199,13 @@ func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func (f *Front) document(pick func(*cluster) *document) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		f.mu.RLock()
-		c := f.clusters[r.PathValue("cluster")]
-		f.mu.RUnlock()
-		if c == nil {
+		c := f.cluster(r.Context(), r.PathValue("cluster"))
+		switch {
+		case c == nil:
 			writeError(w, http.StatusNotFound, "unknown_cluster", "no cluster of this name is published here")
+			return
+		case c.discovery == nil:
+			writeError(w, http.StatusServiceUnavailable, "cluster_unavailable", "the cluster is coming up")
 			return
 		}
 		pick(c).serve(w, r)

@@ -323,3 +323,29 @@ func (s slowSource) JWKS(ctx context.Context) ([]byte, time.Duration, error) {
 	s.worst.Store(max(n, s.worst.Load()))
 	return s.source.JWKS(ctx)
 }
+
+func TestAnnouncedClusterIsWaitedFor(t *testing.T) {
+	front := issuer.New(origin, nil)
+	front.Announce("c1")
+	if err := front.Ready(t.Context()); err == nil || !strings.Contains(err.Error(), "c1: it is coming up") {
+		t.Errorf("ready says %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	impatient := do(front, http.MethodGet, "/c/c1/openid/v1/jwks", func(r *http.Request) { *r = *r.WithContext(ctx) })
+	if impatient.StatusCode != 503 {
+		t.Errorf("whoever does not wait gets %s", impatient.Status)
+	}
+	answer := make(chan *http.Response)
+	go func() { answer <- do(front, http.MethodGet, "/c/c1/openid/v1/jwks") }()
+	if other := do(front, http.MethodGet, "/c/c2/openid/v1/jwks"); other.StatusCode != 404 {
+		t.Errorf("a cluster that is not announced: %s", other.Status)
+	}
+	front.Publish("c1", newSource("c1"))
+	if response := <-answer; response.StatusCode != 200 {
+		t.Errorf("whoever waits gets %s", response.Status)
+	}
+	if again := do(front, http.MethodGet, "/c/c1/openid/v1/jwks"); again.StatusCode != 200 {
+		t.Errorf("after that: %s", again.Status)
+	}
+}

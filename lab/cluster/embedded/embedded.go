@@ -28,6 +28,7 @@ const closeTimeout = 10 * time.Second
 type Config struct {
 	Identity cluster.Identity // its signer must be serving, or about to
 	Dir      string           // state and logs of this cluster alone; made with mode 0700 if it does not exist
+	Trusts   []TrustedIssuer  // may come up later; the API server asks for their keys every 10 s
 	Command  []string         // runs a component given as further arguments, see controlplane.Main; [0] is an absolute path
 }
 
@@ -71,7 +72,7 @@ func Start(ctx context.Context, config Config) (_ *Cluster, err error) {
 	if c.files, err = newFiles(config.Dir); err != nil {
 		return nil, err
 	}
-	credentials, err := c.files.write(config.Identity.ID, port)
+	credentials, err := c.files.write(config, port)
 	if err != nil {
 		return nil, err
 	}

@@ -35,18 +35,6 @@ const (
 	serviceIP    = "10.96.0.1"
 )
 
-// authentication lets anonymous callers reach the health endpoints and nothing
-// else (KEP-4633).
-const authentication = `apiVersion: apiserver.config.k8s.io/v1
-kind: AuthenticationConfiguration
-anonymous:
-  enabled: true
-  conditions:
-  - path: /healthz
-  - path: /livez
-  - path: /readyz
-`
-
 // files is a cluster's directory.
 type files struct{ dir string }
 
@@ -70,7 +58,8 @@ func (f files) logFile(component string) string { return filepath.Join(f.dir, co
 
 // write makes a certificate authority for the cluster and writes what the
 // components read.
-func (f files) write(id string, port int) (credentials, error) {
+func (f files) write(config Config, port int) (credentials, error) {
+	id := config.Identity.ID
 	ca, err := pki.New("oidclab cluster " + id)
 	if err != nil {
 		return credentials{}, err
@@ -99,11 +88,15 @@ func (f files) write(id string, port int) (credentials, error) {
 	if err != nil {
 		return credentials{}, err
 	}
+	authentication, err := authenticationConfig(config.Trusts)
+	if err != nil {
+		return credentials{}, err
+	}
 	for name, content := range map[string][]byte{
 		caFile:                ca.CertPEM(),
 		certFile:              serving.CertPEM,
 		keyFile:               serving.KeyPEM,
-		authenticationFile:    []byte(authentication),
+		authenticationFile:    authentication,
 		controllerManagerFile: controllerManagerKubeconfig,
 	} {
 		if err := os.WriteFile(filepath.Join(f.dir, name), content, 0o600); err != nil {
