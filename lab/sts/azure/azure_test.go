@@ -635,12 +635,12 @@ func TestJourney(t *testing.T) {
 			steps = append(steps, strings.TrimSpace(fmt.Sprintf("%s %s %s %s %s", e.Station, e.Step, e.Name, e.Outcome, e.Reason)))
 		}
 	}
-	want := "azure grant " + testClient + " ok\nazure-storage use demo ok\nazure check request refused AADSTS900144"
+	want := "azure grant " + testClient + " ok\nazure-storage use container demo ok\nazure check request refused AADSTS900144"
 	if got := strings.Join(steps, "\n"); got != want {
 		t.Errorf("steps:\n%s\nwant:\n%s", got, want)
 	}
 	refused := d.Trace.Journey(trace.JourneyOf(access))
-	if last := refused[len(refused)-1]; last.Step != "use" || last.Outcome != trace.Refused || last.Reason != string(sts.RoleUnknown) {
+	if last := refused[len(refused)-1]; last.Step != "use" || last.Name != "unknown container" || last.Outcome != trace.Refused || last.Reason != string(sts.RoleUnknown) {
 		t.Errorf("a use that was refused left %+v", last)
 	}
 	d.Secrets(t, token, access, access[strings.LastIndex(access, ".")+1:])

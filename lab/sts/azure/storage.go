@@ -100,7 +100,10 @@ func (h *Handler) authorize(r *http.Request, container, name string) *storageErr
 		return schemeRefused("Authentication scheme Bearer is not supported in this version.")
 	}
 	verdict := h.storage.Exchange(r.Context(), sts.Request{Token: strings.TrimSpace(token), Role: container})
-	event := trace.Event{Journey: verdict.Journey, Station: h.party + "-storage", Step: "use", Name: container, Outcome: trace.OK}
+	event := trace.Event{Journey: verdict.Journey, Station: h.party + "-storage", Step: "use", Name: "unknown container", Outcome: trace.OK}
+	if _, ok := h.containers[container]; ok {
+		event.Name = "container " + container
+	}
 	if verdict.Refusal != nil {
 		event.Outcome, event.Reason = trace.Refused, string(verdict.Refusal.Reason)
 		h.trace.Add(event)

@@ -1,0 +1,90 @@
+package stackit
+
+import (
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/oidclab/oidclab/lab/sts"
+	"github.com/oidclab/oidclab/lab/sts/internal/tokenservice"
+	"github.com/oidclab/oidclab/lab/trace"
+)
+
+// project is a project on the wire (STACKIT resource manager API v2,
+// GetProjectResponse), without its place in the hierarchy and its times.
+type project struct {
+	ProjectID      string `json:"projectId"`
+	ContainerID    string `json:"containerId"`
+	Name           string `json:"name"`
+	LifecycleState string `json:"lifecycleState"`
+}
+
+// apiError is an error of the resource manager API (its ErrorResponse). The
+// messages are ours.
+type apiError struct {
+	Time    string `json:"timeStamp"`
+	Path    string `json:"path"`
+	Status  int    `json:"status"`
+	Error   string `json:"error"`
+	Message string `json:"message"`
+}
+
+// serveProject answers Get Project Details of the resource manager.
+func (h *Handler) serveProject(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Cache-Control", "no-store")
+	id := r.PathValue("id")
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		h.refuseProject(w, r, http.StatusUnauthorized, "a bearer token is missing")
+		return
+	}
+	verdict := h.resource.Exchange(r.Context(), sts.Request{Token: strings.TrimSpace(token), Role: id})
+	p, known := h.projects[id]
+	event := trace.Event{Journey: verdict.Journey, Station: h.party + "-api", Step: "use", Name: "unknown project", Outcome: trace.OK}
+	if known {
+		event.Name = "project " + id
+	}
+	if verdict.Refusal != nil {
+		event.Outcome, event.Reason = trace.Refused, string(verdict.Refusal.Reason)
+		h.trace.Add(event)
+		status, message := refusedByProject(verdict.Refusal)
+		h.refuseProject(w, r, status, message)
+		return
+	}
+	// The access token's own journey ends here; what it is for goes on with
+	// that of the workload's token it was exchanged for.
+	event.Journey, _ = verdict.Claims.Raw["oidclab_journey"].(string)
+	event.Detail = "access token " + verdict.Journey
+	h.trace.Add(event)
+	tokenservice.WriteJSON(w, http.StatusOK, project{ProjectID: p.ID, ContainerID: p.ID, Name: p.Name, LifecycleState: "ACTIVE"})
+}
+
+// refusedByProject is the answer to an access token that the core refused. A
+// reason that is not in the list is answered as a failure of the service; a
+// test sees to it that there is none.
+func refusedByProject(r *sts.Refusal) (status int, message string) {
+	switch r.Reason {
+	case sts.TokenMissing, sts.TokenTooLarge, sts.TokenMalformed, sts.HeaderRefused, sts.AlgorithmRefused, sts.ClaimMissing, sts.ClaimInvalid,
+		sts.IssuerUnknown, sts.KeyUnknown, sts.SignatureInvalid, sts.TokenNotYetValid, sts.TokenIssuedInFuture, sts.TokenTooOld, sts.AudienceMismatch:
+		return http.StatusUnauthorized, "the access token is not valid"
+	case sts.TokenExpired:
+		return http.StatusUnauthorized, "the access token is expired"
+	case sts.IssuerUnreachable:
+		return http.StatusServiceUnavailable, "the access token could not be verified"
+	case sts.RoleUnknown:
+		return http.StatusNotFound, "there is no such project"
+	case sts.IssuerNotTrusted, sts.SubjectMismatch, sts.ConditionMismatch:
+		return http.StatusForbidden, "the service account may not read the project"
+	}
+	return http.StatusInternalServerError, "the service failed"
+}
+
+func (h *Handler) refuseProject(w http.ResponseWriter, r *http.Request, status int, message string) {
+	if status == http.StatusUnauthorized {
+		w.Header().Set("WWW-Authenticate", "Bearer") // RFC 6750 section 3
+	}
+	tokenservice.WriteJSON(w, status, apiError{
+		Time: h.clock.Now().UTC().Format(time.RFC3339Nano), Path: r.URL.Path,
+		Status: status, Error: http.StatusText(status), Message: message,
+	})
+}
