@@ -7,11 +7,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -21,8 +25,12 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 )
 
-// childVariable tells the test binary to be an application that uses the SDK.
-const childVariable = "OIDCLAB_TEST_CHILD"
+// childVariable tells the test binary to be an application that uses the SDK;
+// its value is production if the application has no options at all.
+const (
+	childVariable = "OIDCLAB_TEST_CHILD"
+	production    = "production"
+)
 
 // report is what the application saw, one JSON line for each line it was sent.
 type report struct {
@@ -37,7 +45,11 @@ type report struct {
 // the SDK's storage client has it. The only option is the one for which there
 // is no environment variable. It reads a blob for each line it is sent.
 func child() int {
-	credential, err := azidentity.NewWorkloadIdentityCredential(&azidentity.WorkloadIdentityCredentialOptions{DisableInstanceDiscovery: true})
+	options := &azidentity.WorkloadIdentityCredentialOptions{DisableInstanceDiscovery: true}
+	if os.Getenv(childVariable) == production {
+		options = nil
+	}
+	credential, err := azidentity.NewWorkloadIdentityCredential(options)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -93,6 +105,11 @@ type application struct {
 // webhook injects into a pod, and the authority's certificate.
 func (d *directory) run(t *testing.T, token string) *application {
 	t.Helper()
+	return d.start(t, token, childVariable+"=with an option", "AZURE_AUTHORITY_HOST="+d.url)
+}
+
+func (d *directory) start(t *testing.T, token string, more ...string) *application {
+	t.Helper()
 	dir := t.TempDir()
 	tokenFile, bundle := filepath.Join(dir, "token"), filepath.Join(dir, "ca.pem")
 	for file, content := range map[string][]byte{tokenFile: []byte(token), bundle: d.CA.CertPEM()} {
@@ -105,14 +122,12 @@ func (d *directory) run(t *testing.T, token string) *application {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(self) // ends when its input does
-	cmd.Env = []string{
-		childVariable + "=1",
-		"AZURE_AUTHORITY_HOST=" + d.url,
+	cmd.Env = append([]string{
 		"AZURE_CLIENT_ID=" + testClient,
 		"AZURE_FEDERATED_TOKEN_FILE=" + tokenFile,
 		"AZURE_TENANT_ID=" + testTenant,
 		"SSL_CERT_FILE=" + bundle,
-	}
+	}, more...)
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
@@ -161,6 +176,67 @@ func TestSDK(t *testing.T) {
 	if got := app.read(t); got.Status != http.StatusUnauthorized || !strings.Contains(got.Content, "The token is expired.") {
 		t.Errorf("after it expired: %+v", got)
 	}
+}
+
+// TestSDKInProduction runs an application with production settings, instance
+// discovery included, behind a proxy that leads to the service whatever host is
+// asked for.
+func TestSDKInProduction(t *testing.T) {
+	d := newDirectory(t)
+	public := d.Listen(t, publicHost)
+	var mu sync.Mutex
+	var seen []string
+	public.Serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		seen = append(seen, r.Method+" "+r.Host+r.URL.Path)
+		mu.Unlock()
+		d.handler.ServeHTTP(w, r)
+	}))
+	proxy := httptest.NewServer(connectTo(strings.TrimPrefix(public.URL(), "https://")))
+	t.Cleanup(proxy.Close)
+
+	app := d.start(t, d.token(t, nil), childVariable+"="+production, "AZURE_AUTHORITY_HOST=https://"+publicHost+"/", "HTTPS_PROXY="+proxy.URL)
+	if got := app.read(t); got.Status != http.StatusOK || got.Content != testContent {
+		t.Fatalf("got %+v", got)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	want := []string{
+		"GET " + publicHost + "/" + testTenant + "/v2.0/.well-known/openid-configuration",
+		"GET " + publicHost + "/common/discovery/instance",
+		"POST " + publicHost + "/" + testTenant + "/oauth2/v2.0/token",
+	}
+	slices.Sort(seen)
+	if !slices.Equal(slices.Compact(seen), want) {
+		t.Errorf("the service saw %q, want %q", seen, want)
+	}
+}
+
+// connectTo returns a proxy that connects all tunnels to one address.
+func connectTo(address string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodConnect {
+			http.Error(w, "CONNECT only", http.StatusMethodNotAllowed)
+			return
+		}
+		server, err := new(net.Dialer).DialContext(r.Context(), "tcp", address)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadGateway)
+			return
+		}
+		defer server.Close()
+		client, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return
+		}
+		defer client.Close()
+		go func() {
+			_, _ = io.WriteString(client, "HTTP/1.1 200 OK\r\n\r\n")
+			_, _ = io.Copy(server, client)
+			server.Close() // ends the other direction
+		}()
+		_, _ = io.Copy(client, server)
+	})
 }
 
 func TestSDKRefused(t *testing.T) {

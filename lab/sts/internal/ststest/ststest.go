@@ -56,10 +56,11 @@ func clientOf(pool *x509.CertPool) *http.Client {
 	}}
 }
 
-// Listen opens a server until the test ends. Its handler is set by Serve.
-func (l *Lab) Listen(t testing.TB) *serve.Server {
+// Listen opens a server on 127.0.0.1 until the test ends, whose certificate is
+// also for the given names. Its handler is set by Serve.
+func (l *Lab) Listen(t testing.TB, names ...string) *serve.Server {
 	t.Helper()
-	leaf, err := l.CA.Server("127.0.0.1")
+	leaf, err := l.CA.Server(append([]string{"127.0.0.1"}, names...)...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,7 +19,7 @@ func TestSigner(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	parsed, err := jose.ParseSigned(token, []jose.SignatureAlgorithm{Algorithm})
+	parsed, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{Algorithm})
 	if err != nil {
 		t.Fatal(err)
 	}
