@@ -114,6 +114,7 @@ func TestConditionIsTheLastWord(t *testing.T) {
 	for condition, got := range map[string]string{ // "" if accepted
 		"true":                          "",
 		`"b" in google.groups`:          "",
+		`google.groups.filter(g, g != "a").exists(g, g == "b")`: "",
 		`attribute.namespace == "demo"`: "",
 		`google.subject == assertion.sub && !("email" in assertion)`: "",
 		"assertion.admin":            "",
