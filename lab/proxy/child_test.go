@@ -2,9 +2,8 @@ package proxy
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
@@ -36,8 +35,12 @@ type report struct {
 
 // applications use the vendors' libraries as production code does.
 var applications = map[string]func(context.Context) (string, error){
-	"http": getTarget,
-	"aws":  askAWS,
+	"http":       getTarget,
+	"aws":        askAWS,
+	"azure":      readBlob,
+	"gcp":        readObject,
+	"gcp-oauth2": readObjectOAuth2,
+	"stackit":    readProject,
 }
 
 func child(name string) int {
@@ -130,33 +133,16 @@ const subject = "system:serviceaccount:demo:app"
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
 	ca := newAuthority(t)
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	private, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)
 	}
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: ca.Pool()}}
 	c := &cluster{
 		ca: ca, client: &http.Client{Transport: transport}, clock: clock.System{},
-		key: jose.JSONWebKey{Key: private, KeyID: "k1", Algorithm: "ES256", Use: "sig"},
+		key: jose.JSONWebKey{Key: private, KeyID: "k1", Algorithm: "RS256", Use: "sig"},
 	}
-	leaf, err := ca.Server("127.0.0.1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := leaf.TLS()
-	if err != nil {
-		t.Fatal(err)
-	}
-	server, err := serve.Listen("127.0.0.1:0", cert, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		transport.CloseIdleConnections() // or Close waits for them
-		if err := server.Close(context.WithoutCancel(t.Context())); err != nil {
-			t.Error(err)
-		}
-	})
+	server := c.listen(t)
 	c.issuer = server.URL()
 	documents := http.NewServeMux()
 	documents.HandleFunc("GET /.well-known/openid-configuration", func(w http.ResponseWriter, _ *http.Request) {
@@ -169,6 +155,30 @@ func newCluster(t *testing.T) *cluster {
 	return c
 }
 
+// listen opens a server whose handler is set by Serve.
+func (c *cluster) listen(t *testing.T) *serve.Server {
+	t.Helper()
+	leaf, err := c.ca.Server("127.0.0.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := leaf.TLS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := serve.Listen("127.0.0.1:0", cert, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		c.client.CloseIdleConnections() // or Close waits for them
+		if err := server.Close(context.WithoutCancel(t.Context())); err != nil {
+			t.Error(err)
+		}
+	})
+	return server
+}
+
 func answer(w http.ResponseWriter, value any) {
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(value)
@@ -177,7 +187,7 @@ func answer(w http.ResponseWriter, value any) {
 // token returns a token of the workload.
 func (c *cluster) token(t *testing.T, audience string) string {
 	t.Helper()
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: c.key}, nil)
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.RS256, Key: c.key}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
