@@ -606,7 +606,7 @@ func TestUploadedKeys(t *testing.T) {
 // TestSubjectsOfAPoolAreShared shows a trap of the real service, and the way out.
 func TestSubjectsOfAPoolAreShared(t *testing.T) {
 	l := ststest.New(t)
-	other := l.NewIssuer(t)
+	other := l.NewRSAIssuer(t) // RS256, as clusters have it
 	p := newProject(t, func(c *Config) {
 		c.Pools[0].Providers = append(c.Pools[0].Providers,
 			Provider{ID: "collides", IssuerURI: other.URL, AllowedAudiences: []string{"gcp"}, AttributeMapping: map[string]string{"google.subject": "assertion.sub"}},

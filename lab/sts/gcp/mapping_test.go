@@ -112,10 +112,10 @@ func TestConditionIsTheLastWord(t *testing.T) {
 		"google.subject": "assertion.sub", "google.groups": "assertion.aud", "attribute.namespace": "assertion['kubernetes.io'].namespace",
 	}
 	for condition, got := range map[string]string{ // "" if accepted
-		"true":                          "",
-		`"b" in google.groups`:          "",
-		`google.groups.filter(g, g != "a").exists(g, g == "b")`: "",
-		`attribute.namespace == "demo"`: "",
+		"true":                 "",
+		`"b" in google.groups`: "",
+		`google.groups.filter(g, g != "a").exists(g, g == "b")`:      "",
+		`attribute.namespace == "demo"`:                              "",
 		`google.subject == assertion.sub && !("email" in assertion)`: "",
 		"assertion.admin":            "",
 		"false":                      "false",
