@@ -5,6 +5,7 @@ import (
 
 	"github.com/oidclab/oidclab/lab/clock"
 	"github.com/oidclab/oidclab/lab/proc"
+	"github.com/oidclab/oidclab/lab/proxy"
 	"github.com/oidclab/oidclab/lab/sts"
 )
 
@@ -17,8 +18,12 @@ type Info struct {
 	Front    string            `json:"front"`  // origin of the issuer front
 	Clusters []ClusterInfo     `json:"clusters"`
 	AWS      AWSInfo           `json:"aws"`
+	GCP      GCPInfo           `json:"gcp"`
+	Azure    AzureInfo         `json:"azure"`
+	STACKIT  STACKITInfo       `json:"stackit"`
 	Generic  GenericInfo       `json:"generic"`
 	Vault    *VaultInfo        `json:"vault,omitempty"`
+	Proxy    string            `json:"proxy"`            // HTTPS_PROXY of unmodified applications
 	Absent   map[string]string `json:"absent,omitempty"` // what this lab lacks, and why
 }
 
@@ -38,6 +43,34 @@ type AWSInfo struct {
 	Region   string            `json:"region"`
 	Audience string            `json:"audience"`
 	Roles    map[string]string `json:"roles"` // ARN by cluster
+}
+
+// GCPInfo is how Google's libraries reach the lab's GCP.
+type GCPInfo struct {
+	URL            string            `json:"url"` // of token service, impersonation and storage
+	ServiceAccount string            `json:"serviceAccount"`
+	Bucket         string            `json:"bucket"`
+	Object         string            `json:"object"`
+	Audiences      map[string]string `json:"audiences"` // the provider's resource name by cluster; its tokens' audience too
+}
+
+// AzureInfo is how Azure's libraries reach the lab's Azure.
+type AzureInfo struct {
+	Authority string            `json:"authority"` // and the blob service
+	Tenant    string            `json:"tenant"`
+	Audience  string            `json:"audience"`
+	Container string            `json:"container"`
+	Blob      string            `json:"blob"`
+	ClientIDs map[string]string `json:"clientIDs"` // of applications, by cluster
+}
+
+// STACKITInfo is how STACKIT's SDK reaches the lab's STACKIT.
+type STACKITInfo struct {
+	URL      string            `json:"url"` // of the project API
+	TokenURL string            `json:"tokenURL"`
+	Audience string            `json:"audience"`
+	Project  string            `json:"project"`
+	Accounts map[string]string `json:"accounts"` // e-mail addresses by cluster
 }
 
 // GenericInfo is how clients reach the RFC 8693 token service.
@@ -83,6 +116,7 @@ type Status struct {
 	Caches     []PartyCache        `json:"caches"`
 	Clock      clock.State         `json:"clock"`
 	Rotations  map[string]Rotation `json:"rotations,omitempty"` // by cluster
+	Egress     []proxy.Refusal     `json:"egress,omitempty"`    // where applications wanted to go that the proxy refused
 }
 
 // PartyCache is what a relying party keeps of an issuer's keys.

@@ -20,7 +20,7 @@ func (l *Lab) Status(ctx context.Context) Status {
 		complain(m.cluster.Healthy(ctx))
 		status.Components = append(status.Components, named(m.id, m.cluster.Components())...)
 		for _, p := range l.parties {
-			status.Caches = append(status.Caches, PartyCache{Party: p.name, Policy: p.cache.Name, State: p.core.Cached(m.issuer)})
+			status.Caches = append(status.Caches, PartyCache{Party: p.name, Policy: p.cache.Name, State: p.keys(m.issuer)})
 		}
 		if m.rotating.TryLock() { // otherwise a phase is under way
 			if m.rotation != nil {
@@ -30,6 +30,7 @@ func (l *Lab) Status(ctx context.Context) Status {
 		}
 	}
 	complain(l.front.Ready(ctx))
+	status.Egress = l.proxy.Refused()
 	if l.vault != nil {
 		complain(l.vault.Healthy(ctx))
 		status.Components = append(status.Components, l.vault.Status())

@@ -1,7 +1,6 @@
 package lab
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -9,21 +8,18 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
-	"github.com/oidclab/oidclab/fixtures"
 	"github.com/oidclab/oidclab/lab/clock"
 	"github.com/oidclab/oidclab/lab/cluster/embedded"
 	"github.com/oidclab/oidclab/lab/issuer"
 	"github.com/oidclab/oidclab/lab/keys"
 	"github.com/oidclab/oidclab/lab/pki"
 	"github.com/oidclab/oidclab/lab/problem"
+	"github.com/oidclab/oidclab/lab/proxy"
 	"github.com/oidclab/oidclab/lab/serve"
 	"github.com/oidclab/oidclab/lab/sts"
-	"github.com/oidclab/oidclab/lab/sts/aws"
-	"github.com/oidclab/oidclab/lab/sts/generic"
 	"github.com/oidclab/oidclab/lab/trace"
 	"github.com/oidclab/oidclab/lab/vault"
 )
@@ -44,6 +40,8 @@ type Lab struct {
 	front   *issuer.Front
 	members []*member
 	parties []party
+	hosts   []proxy.Host // the vendors' host names, and who plays them
+	proxy   *proxy.Proxy
 	vault   *vault.Server // nil without one
 	undo    undo
 
@@ -67,7 +65,7 @@ type member struct {
 type party struct {
 	name  string
 	cache sts.CachePolicy
-	core  *sts.Core
+	keys  func(issuer string) sts.KeySetState // what it holds of an issuer's keys
 }
 
 // Up brings up a lab. The context bounds the start only. After an error
@@ -175,126 +173,4 @@ func (l *Lab) listen(u *undo, name string, port int) (*serve.Server, error) {
 	}
 	u.add(name, server.Close)
 	return server, nil
-}
-
-// startServices starts the token services. They need issuers' URLs only: keys
-// are fetched when the first token comes.
-func (l *Lab) startServices(_ context.Context, u *undo) (string, error) {
-	if err := l.startAWS(u); err != nil {
-		return "", err
-	}
-	if err := l.startGeneric(u); err != nil {
-		return "", err
-	}
-	names := make([]string, 0, len(l.parties))
-	for _, p := range l.parties {
-		names = append(names, p.name)
-	}
-	return strings.Join(names, " "), nil
-}
-
-func (l *Lab) startAWS(u *undo) error {
-	server, err := l.listen(u, "aws", 0)
-	if err != nil {
-		return err
-	}
-	config := aws.Config{Account: fixtures.AWSAccount, Client: l.client, Clock: l.Clock, Trace: l.Trace}
-	l.info.AWS = AWSInfo{Endpoint: server.URL(), Region: fixtures.AWSRegion, Audience: l.spec.AWS.ClientIDs[0], Roles: map[string]string{}}
-	for _, m := range l.members {
-		config.Providers = append(config.Providers, aws.Provider{URL: m.issuer, ClientIDs: l.spec.AWS.ClientIDs})
-		policy, err := fixtures.TrustPolicy(fixtures.AWSAccount, m.issuer, "StringEquals", fixtures.Subject, l.info.AWS.Audience)
-		if err != nil {
-			return err
-		}
-		name := m.id + "-" + fixtures.ServiceAccount
-		config.Roles = append(config.Roles, aws.Role{Name: name, TrustPolicy: policy})
-		l.info.AWS.Roles[m.id] = aws.RoleARN(fixtures.AWSAccount, name)
-	}
-	for _, role := range l.spec.AWS.Roles {
-		config.Roles = append(config.Roles, aws.Role{
-			Name: role.Name, MaxSessionDuration: role.MaxSessionDuration, TrustPolicy: l.withIssuers(role.TrustPolicy),
-		})
-	}
-	handler, err := aws.New(config)
-	if err != nil {
-		return problem.New(problem.BadConfig, "oidclab up --help shows an example", "%w", err)
-	}
-	server.Serve(handler)
-	l.parties = append(l.parties, party{name: "aws", cache: sts.AWS().Cache, core: handler.Core()})
-	return nil
-}
-
-// startGeneric starts the RFC 8693 token service with two relying parties that
-// differ in how they keep keys, and the resource that takes its access tokens.
-func (l *Lab) startGeneric(u *undo) error {
-	server, err := l.listen(u, "generic", 0)
-	if err != nil {
-		return err
-	}
-	resourceServer, err := l.listen(u, "resource", 0)
-	if err != nil {
-		return err
-	}
-	pureTTL := sts.Strict()
-	pureTTL.Name, pureTTL.Cache = "pure-ttl", sts.STACKIT().Cache
-	config := generic.Config{URL: server.URL(), Client: l.client, Clock: l.Clock, Trace: l.Trace}
-	l.info.Generic = GenericInfo{
-		Issuer: server.URL(), Audience: l.spec.Generic.Audiences[0], Target: fixtures.Target, Resource: resourceServer.URL() + "/resource",
-	}
-	for _, p := range []generic.Party{{Name: "generic", Profile: sts.Strict()}, {Name: "pure-ttl", Profile: pureTTL}} {
-		role := sts.Role{Name: fixtures.Target}
-		for _, m := range l.members {
-			p.Issuers = append(p.Issuers, sts.Issuer{URL: m.issuer, Audiences: l.spec.Generic.Audiences})
-			role.Trust = append(role.Trust, sts.Statement{
-				Issuer:     m.issuer,
-				Conditions: []sts.Condition{{Operator: sts.StringEquals, Claim: "sub", Values: []string{fixtures.Subject}}},
-			})
-		}
-		p.Roles = []sts.Role{role}
-		for _, target := range l.spec.Generic.Targets {
-			configured, err := l.genericRole(target)
-			if err != nil {
-				return err
-			}
-			p.Roles = append(p.Roles, configured)
-		}
-		config.Parties = append(config.Parties, p)
-	}
-	handler, err := generic.New(config)
-	if err != nil {
-		return problem.New(problem.BadConfig, "oidclab up --help shows an example", "%w", err)
-	}
-	resource, err := generic.Resource(generic.ResourceConfig{
-		Audience: fixtures.Target, Issuer: server.URL(), Client: l.client, Clock: l.Clock, Trace: l.Trace,
-	})
-	if err != nil {
-		return err
-	}
-	server.Serve(handler)
-	resourceServer.Serve(resource)
-	for _, p := range config.Parties {
-		l.info.Generic.Parties = append(l.info.Generic.Parties, GenericParty{Name: p.Name, TokenURL: server.URL() + "/" + p.Name + "/token", Cache: p.Profile.Cache})
-		l.parties = append(l.parties, party{name: p.Name, cache: p.Profile.Cache, core: handler.Core(p.Name)})
-	}
-	return nil
-}
-
-func (l *Lab) genericRole(target GenericTarget) (sts.Role, error) {
-	role := sts.Role{Name: target.Name}
-	for _, trust := range target.Trust {
-		m, err := l.member(trust.Cluster)
-		if err != nil {
-			return sts.Role{}, problem.New(problem.BadConfig, "", "target %q: %w", target.Name, err)
-		}
-		role.Trust = append(role.Trust, sts.Statement{Issuer: m.issuer, Conditions: trust.Conditions})
-	}
-	return role, nil
-}
-
-// withIssuers puts in the issuers for which ${issuer:<cluster>} stands.
-func (l *Lab) withIssuers(policy []byte) []byte {
-	for _, m := range l.members {
-		policy = bytes.ReplaceAll(policy, []byte("${issuer:"+m.id+"}"), []byte(strings.TrimPrefix(m.issuer, "https://")))
-	}
-	return policy
 }

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/oidclab/oidclab/lab"
 	"github.com/oidclab/oidclab/lab/control"
 	"github.com/oidclab/oidclab/lab/problem"
+	"github.com/oidclab/oidclab/lab/sts/gcp"
 )
 
 // variable is one environment variable. Without a value it is one that must not
@@ -40,9 +42,17 @@ var environments = []struct {
 }{
 	{"kubernetes", kubernetesEnv},
 	{"aws", awsEnv},
+	{"gcp", gcpEnv},
+	{"azure", azureEnv},
+	{"stackit", stackitEnv},
 	{"generic", genericEnv},
 	{"vault", vaultEnv},
+	{proxyName, proxyEnv},
 }
+
+// proxyName is the environment of the zero-override mode. It is not in `all`,
+// which it would contradict.
+const proxyName = "proxy"
 
 func environmentNames() []string {
 	var names []string
@@ -60,7 +70,10 @@ func (w workload) variables(ctx context.Context, party string) ([]variable, erro
 	}
 	var variables []variable
 	for _, e := range environments {
-		if e.name != party && party != "all" || party == "all" && w.info.Absent[e.name] != "" {
+		switch {
+		case party == "all" && e.name != proxyName && w.info.Absent[e.name] == "":
+		case party == e.name:
+		default:
 			continue
 		}
 		more, err := e.get(ctx, w)
@@ -69,7 +82,18 @@ func (w workload) variables(ctx context.Context, party string) ([]variable, erro
 		}
 		variables = append(variables, more...)
 	}
-	return variables, nil
+	return unique(variables), nil
+}
+
+// unique leaves out repetitions.
+func unique(variables []variable) []variable {
+	var list []variable
+	for _, v := range variables {
+		if !slices.Contains(list, v) {
+			list = append(list, v)
+		}
+	}
+	return list
 }
 
 func (a *app) envCommand() *cobra.Command {
@@ -79,7 +103,11 @@ func (a *app) envCommand() *cobra.Command {
 		Short: "Print the environment that points an application at the lab",
 		Long: `Print the environment that points an unmodified application at the lab, as a pod
 identity webhook would set it. Token files hold a token of the service account
-demo/app and are renewed for as long as the lab is up.`,
+demo/app and are renewed for as long as the lab is up.
+
+--for proxy is for applications that cannot be pointed elsewhere: with it, and with
+production settings, the vendors' host names lead to the lab. Every other host is
+refused, so that no token leaves the machine; ` + "`oidclab status`" + ` shows which.`,
 		Example: `  eval "$(oidclab env --for aws)" && aws sts get-caller-identity
   oidclab env --for vault -o dotenv > .env
   oidclab env -o github >> "$GITHUB_ENV"`,
@@ -145,23 +173,118 @@ func kubernetesEnv(_ context.Context, w workload) ([]variable, error) {
 }
 
 func awsEnv(ctx context.Context, w workload) ([]variable, error) {
+	variables, err := w.awsIdentity(ctx)
+	// Not AWS_ENDPOINT_URL: the Go SDK's credential chain does not heed it, and
+	// the token would go to the real AWS.
+	return append(variables, variable{"AWS_ENDPOINT_URL_STS", w.info.AWS.Endpoint}), err
+}
+
+func (w workload) awsIdentity(ctx context.Context) ([]variable, error) {
 	file, err := w.tokenFile(ctx, w.info.AWS.Audience)
-	if err != nil {
-		return nil, err
-	}
 	return []variable{
 		{"AWS_ROLE_ARN", w.info.AWS.Roles[w.cluster.ID]},
 		{"AWS_WEB_IDENTITY_TOKEN_FILE", file},
-		// Not AWS_ENDPOINT_URL: the Go SDK's credential chain does not heed it,
-		// and the token would go to the real AWS.
-		{"AWS_ENDPOINT_URL_STS", w.info.AWS.Endpoint},
 		{"AWS_CA_BUNDLE", w.info.CAFile},
 		{"AWS_REGION", w.info.AWS.Region},
 		{"AWS_DEFAULT_REGION", w.info.AWS.Region},
 		{"AWS_EC2_METADATA_DISABLED", "true"},
 		// Static keys and profiles win over web identity.
 		{"AWS_ACCESS_KEY_ID", ""}, {"AWS_SECRET_ACCESS_KEY", ""}, {"AWS_SESSION_TOKEN", ""}, {"AWS_PROFILE", ""},
-	}, nil
+	}, err
+}
+
+// roots make libraries trust the lab's CA, and nobody else's. AWS's have a
+// variable of their own.
+func (w workload) roots() []variable {
+	return []variable{
+		{"SSL_CERT_FILE", w.info.CAFile},                      // Go, OpenSSL
+		{"REQUESTS_CA_BUNDLE", w.info.CAFile},                 // Python
+		{"NODE_EXTRA_CA_CERTS", w.info.CAFile},                // Node.js
+		{"CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE", w.info.CAFile}, // gcloud
+	}
+}
+
+func gcpEnv(ctx context.Context, w workload) ([]variable, error) {
+	file, err := w.gcpCredentials(ctx, "gcp", w.info.GCP.URL)
+	return append([]variable{{"GOOGLE_APPLICATION_CREDENTIALS", file}}, w.roots()...), err
+}
+
+// gcpCredentials writes the credential file of the workload, beside its token
+// file. It holds no secret. An empty url means Google's own.
+func (w workload) gcpCredentials(ctx context.Context, name, url string) (string, error) {
+	audience := w.info.GCP.Audiences[w.cluster.ID]
+	token, err := w.tokenFile(ctx, audience)
+	if err != nil {
+		return "", err
+	}
+	content, err := gcp.CredentialsJSON(gcp.CredentialFile{URL: url, Audience: audience, TokenFile: token, ServiceAccount: w.info.GCP.ServiceAccount})
+	if err != nil {
+		return "", err
+	}
+	path := token + "." + name + ".json"
+	if err := os.WriteFile(path+".new", content, 0o600); err != nil {
+		return "", environment(err)
+	}
+	return path, environment(os.Rename(path+".new", path))
+}
+
+func azureEnv(ctx context.Context, w workload) ([]variable, error) {
+	variables, err := w.azureIdentity(ctx)
+	return append(append(variables, variable{"AZURE_AUTHORITY_HOST", w.info.Azure.Authority + "/"}), w.roots()...), err
+}
+
+func (w workload) azureIdentity(ctx context.Context) ([]variable, error) {
+	file, err := w.tokenFile(ctx, w.info.Azure.Audience)
+	return []variable{
+		{"AZURE_CLIENT_ID", w.info.Azure.ClientIDs[w.cluster.ID]},
+		{"AZURE_TENANT_ID", w.info.Azure.Tenant},
+		{"AZURE_FEDERATED_TOKEN_FILE", file},
+		// Secrets and certificates win over workload identity.
+		{"AZURE_CLIENT_SECRET", ""}, {"AZURE_CLIENT_CERTIFICATE_PATH", ""},
+	}, err
+}
+
+func stackitEnv(ctx context.Context, w workload) ([]variable, error) {
+	variables, err := w.stackitIdentity(ctx)
+	return append(append(variables, variable{"STACKIT_IDP_TOKEN_ENDPOINT", w.info.STACKIT.TokenURL}), w.roots()...), err
+}
+
+func (w workload) stackitIdentity(ctx context.Context) ([]variable, error) {
+	file, err := w.tokenFile(ctx, w.info.STACKIT.Audience)
+	return []variable{
+		{"STACKIT_SERVICE_ACCOUNT_EMAIL", w.info.STACKIT.Accounts[w.cluster.ID]},
+		{"STACKIT_FEDERATED_TOKEN_FILE", file},
+	}, err
+}
+
+// proxyEnv is what the webhooks of the vendors inject, with production
+// settings, and a proxy.
+func proxyEnv(ctx context.Context, w workload) ([]variable, error) {
+	amazon, err := w.awsIdentity(ctx)
+	if err != nil {
+		return nil, err
+	}
+	google, err := w.gcpCredentials(ctx, "proxy", "")
+	if err != nil {
+		return nil, err
+	}
+	microsoft, err := w.azureIdentity(ctx)
+	if err != nil {
+		return nil, err
+	}
+	schwarz, err := w.stackitIdentity(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return slices.Concat([]variable{
+		{"HTTPS_PROXY", w.info.Proxy},
+		{"https_proxy", w.info.Proxy},
+		{"NO_PROXY", "127.0.0.1,localhost"}, // the Kubernetes API, for one
+		{"no_proxy", "127.0.0.1,localhost"},
+		{"AWS_ENDPOINT_URL_STS", ""}, {"STACKIT_IDP_TOKEN_ENDPOINT", ""},
+		{"AZURE_AUTHORITY_HOST", "https://login.microsoftonline.com/"},
+		{"GOOGLE_APPLICATION_CREDENTIALS", google},
+	}, amazon, microsoft, schwarz, w.roots()), nil
 }
 
 func genericEnv(ctx context.Context, w workload) ([]variable, error) {

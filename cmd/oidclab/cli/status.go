@@ -77,6 +77,12 @@ func (a *app) showStatus(status lab.Status) error {
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%d\n", c.Party, c.Policy, c.State.Issuer, len(c.State.Kids), age, c.State.Fetches)
 	}
+	if len(status.Egress) > 0 {
+		fmt.Fprintln(w, "\nREFUSED BY THE PROXY\tWHY\tTIMES\tLAST")
+		for _, r := range status.Egress {
+			fmt.Fprintf(w, "%s\t%s\t%d\t%s\n", r.Target, r.Reason, r.Count, r.Last.UTC().Format(time.RFC3339))
+		}
+	}
 	return w.Flush()
 }
 

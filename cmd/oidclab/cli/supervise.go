@@ -14,7 +14,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"sync/atomic"
+	"sync"
 	"syscall"
 	"time"
 
@@ -87,26 +87,22 @@ func superviseInBackground(ctx context.Context, dir stateDir, streams Streams) (
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var phase atomic.Int32 // that of starting ends once, in one way
-	const starting, abandoned, ready = 0, 1, 2
+	var decided sync.Once // a start is abandoned or announced, never both
 	go func() {
 		_, _ = io.Copy(io.Discard, stdin)
-		if phase.CompareAndSwap(starting, abandoned) {
-			cancel()
-		}
+		decided.Do(cancel)
 	}()
 	s := supervisor{
 		dir: dir, request: request, log: newLog(streams.Err),
 		observe: func(e lab.StepEvent) { _ = events.Encode(superviseEvent{Step: &e}) },
 		ready: func(info lab.Info) {
-			if !phase.CompareAndSwap(starting, ready) {
-				return
-			}
-			_ = events.Encode(superviseEvent{Ready: &info})
-			// Whoever reads our output waits for its end. Logs go on to stderr.
-			if file, ok := streams.Out.(*os.File); ok {
-				_ = file.Close()
-			}
+			decided.Do(func() {
+				_ = events.Encode(superviseEvent{Ready: &info})
+				// Whoever reads our output waits for its end. Logs go on to stderr.
+				if file, ok := streams.Out.(*os.File); ok {
+					_ = file.Close()
+				}
+			})
 		},
 	}
 	return s.run(ctx)

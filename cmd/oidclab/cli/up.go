@@ -211,6 +211,9 @@ func (a *app) showInfo(info lab.Info) error {
 		row("kubeconfig "+c.ID, c.Kubeconfig)
 	}
 	row("aws", info.AWS.Endpoint)
+	row("gcp", info.GCP.URL)
+	row("azure", info.Azure.Authority)
+	row("stackit", info.STACKIT.TokenURL)
 	for _, party := range info.Generic.Parties {
 		row(party.Name, party.TokenURL)
 	}
@@ -218,6 +221,7 @@ func (a *app) showInfo(info lab.Info) error {
 	if info.Vault != nil {
 		row("vault", info.Vault.Address)
 	}
+	row("proxy", info.Proxy)
 	row("ca", info.CAFile)
 	for _, what := range sortedKeys(info.Absent) {
 		row("without "+what, firstLine(info.Absent[what]))
