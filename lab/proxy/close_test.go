@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"sync"
 	"testing"
 	"time"
@@ -67,7 +68,7 @@ func TestCloseInAnyPhase(t *testing.T) {
 					t.Error(err)
 				}
 			}
-			if took := time.Since(began); took > 2*time.Second {
+			if took := time.Since(began); took > 4*time.Second {
 				t.Errorf("Close took %s", took)
 			}
 			if reason := ended(conn); reason != "" {
@@ -216,5 +217,33 @@ func TestCloseWhileClientsCome(t *testing.T) {
 		close(stop)
 		group.Wait()
 		eventually(t, l.noTunnels)
+	}
+}
+
+// A client that was admitted before Close and comes back from the hijack after
+// it gets no tunnel.
+func TestNoTunnelIsOpenedDuringClose(t *testing.T) {
+	l := start(t, nil)
+	request := httptest.NewRequest(http.MethodConnect, "sts.amazonaws.com:443", nil)
+	request.RemoteAddr = "127.0.0.1:4000"
+	late, early := &tunnel{proxy: l.Proxy}, &tunnel{proxy: l.Proxy}
+	for _, admitted := range []*tunnel{late, early} {
+		if reason := l.admit(admitted, request); reason != "" {
+			t.Fatal(reason)
+		}
+	}
+	if !l.enter(early) {
+		t.Error("control: no tunnel before Close")
+	}
+	l.leave(early)
+	if err := l.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if l.enter(late) {
+		t.Error("a tunnel after Close")
+	}
+	l.leave(late)
+	if reason := l.admit(&tunnel{proxy: l.Proxy}, request); reason != NotServing {
+		t.Errorf("after Close: %q, want %s", reason, NotServing)
 	}
 }

@@ -503,7 +503,7 @@ func TestHeaderSizes(t *testing.T) {
 
 // A client that falls silent, wherever it does, is cut off.
 func TestSilentClients(t *testing.T) {
-	l := start(t, func(l *limits) { l.handshakeTimeout, l.idleTimeout = 200*time.Millisecond, 200*time.Millisecond })
+	l := start(t, func(l *limits) { l.handshakeTimeout, l.idleTimeout = time.Second, time.Second })
 	request := "GET / HTTP/1.1\r\nHost: sts.amazonaws.com\r\n\r\n"
 	inside := func(t *testing.T) net.Conn {
 		conn, err := l.tunnelTo(t, "sts.amazonaws.com", "sts.amazonaws.com", nil)
