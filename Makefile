@@ -34,6 +34,12 @@ up: build ## start a lab, exchange one token at every relying party, print the j
 	$(BINARY) exchange generic --party pure-ttl --trace
 	@printf '\n== aws: AssumeRoleWithWebIdentity, then GetCallerIdentity\n'
 	$(BINARY) exchange aws --trace
+	@printf '\n== gcp: token exchange, impersonation, then a bucket\n'
+	$(BINARY) exchange gcp --trace
+	@printf '\n== azure: client assertion, then a blob\n'
+	$(BINARY) exchange azure --trace
+	@printf '\n== stackit: client assertion, then a project\n'
+	$(BINARY) exchange stackit --trace
 	@if $(BINARY) env --for vault >/dev/null 2>&1; then \
 		printf '\n== vault: login with a token, then a secret\n' && \
 		$(BINARY) exchange vault --trace && $(BINARY) exchange vault --method kubernetes --trace; \

@@ -8,6 +8,9 @@ import (
 	"github.com/oidclab/oidclab/lab"
 	"github.com/oidclab/oidclab/lab/exchange"
 	"github.com/oidclab/oidclab/lab/sts"
+	"github.com/oidclab/oidclab/lab/sts/azure"
+	"github.com/oidclab/oidclab/lab/sts/gcp"
+	"github.com/oidclab/oidclab/lab/sts/stackit"
 )
 
 // Party is a relying party as a workload meets it: a token goes in, and what
@@ -50,6 +53,15 @@ var (
 	awsParty = Party{
 		Name: "aws", Audience: fixtures.AWSAudience, Profile: sts.AWS(), answers: awsAnswer, exchange: exchangeAWS,
 	}
+	gcpParty = Party{
+		Name: "gcp", Audience: gcp.Audience(fixtures.GCPProjectNumber, "oidclab-c1", fixtures.GCPProvider), Profile: sts.GCP(), answers: gcpAnswer, exchange: exchangeGCP,
+	}
+	azureParty = Party{
+		Name: "azure", Audience: azure.Audience, Profile: sts.Azure(), answers: azureAnswer, exchange: exchangeAzure,
+	}
+	stackitParty = Party{
+		Name: "stackit", Audience: stackit.Audience, Profile: sts.STACKIT(), answers: stackitAnswer, exchange: exchangeSTACKIT,
+	}
 	vaultJWTParty = Party{
 		Name: "vault-jwt", Audience: fixtures.VaultAudience, Needs: []Need{Vault}, RealTime: true, staleKey: badSignature,
 		exchange: exchangeVault(exchange.VaultJWT, func(m lab.AuthMounts) string { return m.JWT }),
@@ -61,11 +73,11 @@ var (
 	kubernetesParty = Party{
 		Name: "kubernetes", Audience: fixtures.ClusterAudience("c2"), Needs: []Need{TwoClusters}, RealTime: true, Lingers: true, staleKey: unauthorized, exchange: exchangeKubernetes,
 	}
-	parties = []Party{genericParty, pureTTLParty, awsParty, kubernetesParty, vaultJWTParty, vaultKubernetesParty}
+	parties = []Party{genericParty, pureTTLParty, awsParty, gcpParty, azureParty, stackitParty, kubernetesParty, vaultJWTParty, vaultKubernetesParty}
 )
 
 // own are the parties of the lab's token service, which go by the lab clock.
-var own = []Party{genericParty, pureTTLParty, awsParty}
+var own = []Party{genericParty, pureTTLParty, awsParty, gcpParty, azureParty, stackitParty}
 
 // present returns those of the given parties that the lab has.
 func (s *Session) present(list []Party) []Party {
@@ -155,4 +167,85 @@ func exchangeKubernetes(ctx context.Context, s *Session, token string) (any, err
 	return exchange.Kubernetes(ctx, exchange.KubernetesTarget{
 		Server: config.Host, CA: config.CAData, Namespace: fixtures.Namespace, ConfigMap: fixtures.GreetingConfigMap,
 	}, token)
+}
+
+func exchangeGCP(ctx context.Context, s *Session, token string) (any, error) {
+	target := exchange.GCPTarget{
+		URL: s.Info.GCP.URL, Audience: s.Info.GCP.Audiences[s.Cluster().ID], ServiceAccount: s.Info.GCP.ServiceAccount, Client: s.Web,
+	}
+	result, err := exchange.GCP(ctx, target, token)
+	if err != nil {
+		return nil, err
+	}
+	content, err := exchange.ReadObject(ctx, target, result.AccessToken, s.Info.GCP.Bucket, s.Info.GCP.Object)
+	return string(content), err
+}
+
+// gcpAnswer is how Google's token service refuses for a reason, and its service
+// account credentials API for a subject.
+func gcpAnswer(reason sts.Reason) Expectation {
+	e := Expectation{Reason: reason, Status: 400, Code: "invalid_grant"}
+	switch reason {
+	case sts.TokenTooLarge, sts.TokenMissing:
+		e.Code = "invalid_request"
+	case sts.IssuerUnknown:
+		e.Text = "does not match the expected ones: "
+	case sts.AudienceMismatch:
+		e.Text = "The audience in ID Token does not match the expected audience."
+	case sts.RoleUnknown, sts.IssuerNotTrusted:
+		e.Code = "invalid_target"
+	case sts.ConditionMismatch:
+		e.Status, e.Code = 403, "unauthorized_client"
+	case sts.SubjectMismatch:
+		return Expectation{Status: 403, Code: "IAM_PERMISSION_DENIED", Text: "iam.serviceAccounts.getAccessToken"}
+	}
+	return e
+}
+
+func exchangeAzure(ctx context.Context, s *Session, token string) (any, error) {
+	target := exchange.AzureTarget{
+		Authority: s.Info.Azure.Authority, Tenant: s.Info.Azure.Tenant, ClientID: s.Info.Azure.ClientIDs[s.Cluster().ID], Scope: fixtures.AzureScope, Client: s.Web,
+	}
+	result, err := exchange.Azure(ctx, target, token)
+	if err != nil {
+		return nil, err
+	}
+	content, err := exchange.ReadBlob(ctx, s.Web, s.Info.Azure.Authority, result.AccessToken, s.Info.Azure.Container, s.Info.Azure.Blob)
+	return string(content), err
+}
+
+// azureAnswer is how Entra refuses for a reason.
+func azureAnswer(reason sts.Reason) Expectation {
+	e := Expectation{Reason: reason, Status: 400, Code: "AADSTS50027"}
+	switch reason {
+	case sts.AlgorithmRefused:
+		e.Code = "AADSTS5002738"
+	case sts.IssuerUnreachable:
+		e.Code = "AADSTS50166"
+	case sts.IssuerUnknown, sts.IssuerNotTrusted:
+		e.Status, e.Code = 401, "AADSTS700211"
+	case sts.KeyUnknown:
+		e.Status, e.Code = 401, "AADSTS7000272"
+	case sts.TokenExpired, sts.TokenNotYetValid, sts.TokenIssuedInFuture, sts.TokenTooOld:
+		e.Status, e.Code = 401, "AADSTS700024"
+	case sts.AudienceMismatch:
+		e.Status, e.Code = 401, "AADSTS700212"
+	case sts.SubjectMismatch:
+		e.Status, e.Code = 401, "AADSTS700213"
+	}
+	return e
+}
+
+func exchangeSTACKIT(ctx context.Context, s *Session, token string) (any, error) {
+	target := exchange.STACKITTarget{TokenURL: s.Info.STACKIT.TokenURL, Email: s.Info.STACKIT.Accounts[s.Cluster().ID], Client: s.Web}
+	result, err := exchange.STACKIT(ctx, target, token)
+	if err != nil {
+		return nil, err
+	}
+	return exchange.ReadProject(ctx, s.Web, s.Info.STACKIT.URL, result.AccessToken, s.Info.STACKIT.Project)
+}
+
+// stackitAnswer is how STACKIT's identity provider refuses for a reason.
+func stackitAnswer(reason sts.Reason) Expectation {
+	return Expectation{Reason: reason, Status: 401, Code: "invalid_client"}
 }

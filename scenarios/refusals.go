@@ -132,7 +132,7 @@ func mutations() []mutation {
 		keyHeader("x5u", "https://evil.example/chain.pem"),
 		{
 			name: "the attacker's key as jwk in the header", token: forged(func(r *lab.ForgeRequest) { r.EmbedForeign = true }),
-			reason: sts.HeaderRefused, byParty: map[string]sts.Reason{"aws": sts.SignatureInvalid}, jwt: badSignature, kubernetes: permissionDenied,
+			reason: sts.HeaderRefused, byParty: ignoreHeader, jwt: badSignature, kubernetes: permissionDenied,
 		},
 		{
 			name: "no subject", token: forged(func(r *lab.ForgeRequest) { r.Claims = map[string]any{"sub": nil} }),
@@ -162,14 +162,17 @@ func mutations() []mutation {
 	}
 }
 
-// keyHeader points the header at the attacker's keys. Strict parties refuse the
-// header; those that ignore it find a signature that is none.
+// ignoreHeader is of those that ignore keys in the header, and find a signature
+// that is none.
+var ignoreHeader = map[string]sts.Reason{"aws": sts.SignatureInvalid, "azure": sts.SignatureInvalid}
+
+// keyHeader points the header at the attacker's keys. Strict parties refuse it.
 func keyHeader(name, url string) mutation {
 	return mutation{
 		name: name + " in the header", token: forged(func(r *lab.ForgeRequest) {
 			r.ForeignKey, r.Header = true, map[string]any{name: url}
 		}),
-		reason: sts.HeaderRefused, byParty: map[string]sts.Reason{"aws": sts.SignatureInvalid}, jwt: badSignature, kubernetes: permissionDenied,
+		reason: sts.HeaderRefused, byParty: ignoreHeader, jwt: badSignature, kubernetes: permissionDenied,
 	}
 }
 

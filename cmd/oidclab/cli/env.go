@@ -65,9 +65,6 @@ func environmentNames() []string {
 // variables returns the environment for one relying party, or for all that the
 // lab has.
 func (w workload) variables(ctx context.Context, party string) ([]variable, error) {
-	if names := environmentNames(); !slices.Contains(names, party) {
-		return nil, problem.New(problem.Usage, "oidclab env --help", "there is no environment for %q, but for %s", party, strings.Join(names, ", "))
-	}
 	var variables []variable
 	for _, e := range environments {
 		switch {
@@ -133,7 +130,9 @@ refused, so that no token leaves the machine; ` + "`oidclab status`" + ` shows w
 }
 
 func forFlag(cmd *cobra.Command, party *string) {
-	cmd.Flags().StringVar(party, "for", "all", "the relying party: "+strings.Join(environmentNames(), ", "))
+	*party = "all"
+	names := environmentNames()
+	cmd.Flags().Var(&choice{value: party, values: names}, "for", "the relying `party`: "+strings.Join(names, ", "))
 }
 
 func (a *app) showVariables(variables []variable) error {
@@ -241,6 +240,7 @@ func (w workload) azureIdentity(ctx context.Context) ([]variable, error) {
 		{"AZURE_FEDERATED_TOKEN_FILE", file},
 		// Secrets and certificates win over workload identity.
 		{"AZURE_CLIENT_SECRET", ""}, {"AZURE_CLIENT_CERTIFICATE_PATH", ""},
+		{"AZURE_REGIONAL_AUTHORITY_NAME", ""}, // it would become a part of the host name
 	}, err
 }
 

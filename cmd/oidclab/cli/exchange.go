@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/oidclab/oidclab/fixtures"
 	"github.com/oidclab/oidclab/lab"
 	"github.com/oidclab/oidclab/lab/control"
 	"github.com/oidclab/oidclab/lab/exchange"
@@ -41,6 +42,9 @@ func (a *app) exchangeCommand() *cobra.Command {
 		a.exchangePartyCommand("aws", "AssumeRoleWithWebIdentity, then GetCallerIdentity, with the AWS SDK", exchangeAWS, func(cmd *cobra.Command, f *exchangeFlags) {
 			cmd.Flags().StringVar(&f.role, "role-arn", "", "role to assume; empty means the lab's for the cluster")
 		}),
+		a.exchangePartyCommand("gcp", "Token exchange, impersonation of a service account, then a bucket, with Google's library", exchangeGCP, func(*cobra.Command, *exchangeFlags) {}),
+		a.exchangePartyCommand("azure", "Client assertion, then a blob, with azidentity", exchangeAzure, func(*cobra.Command, *exchangeFlags) {}),
+		a.exchangePartyCommand("stackit", "Client assertion, then a project, with STACKIT's SDK", exchangeSTACKIT, func(*cobra.Command, *exchangeFlags) {}),
 		a.exchangePartyCommand("generic", "RFC 8693 token exchange, then a request to a protected resource", exchangeGeneric, func(cmd *cobra.Command, f *exchangeFlags) {
 			cmd.Flags().StringVar(&f.party, "party", "generic", "the relying party: generic, or pure-ttl which keeps keys for an hour, come what may")
 		}),
@@ -59,10 +63,16 @@ func (a *app) exchangeCommand() *cobra.Command {
 type exchangeFunc func(ctx context.Context, info lab.Info, client *http.Client, f exchangeFlags) (exchanged, error)
 
 // audienceOf returns the audience that tokens for a party need.
-func audienceOf(party string, info lab.Info) (string, error) {
+func audienceOf(party, cluster string, info lab.Info) (string, error) {
 	switch party {
 	case "aws":
 		return info.AWS.Audience, nil
+	case "gcp":
+		return info.GCP.Audiences[cluster], nil
+	case "azure":
+		return info.Azure.Audience, nil
+	case "stackit":
+		return info.STACKIT.Audience, nil
 	case "generic":
 		return info.Generic.Audience, nil
 	}
@@ -78,7 +88,10 @@ func (a *app) exchangePartyCommand(party, short string, do exchangeFunc, flags f
 		Use: party, Short: short, Args: exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withLab(cmd.Context(), func(ctx context.Context, client *control.Client, status lab.Status) error {
-				audience, err := audienceOf(party, status.Info)
+				if _, err := findCluster(status.Info, f.mint.Cluster); err != nil {
+					return err
+				}
+				audience, err := audienceOf(party, f.mint.Cluster, status.Info)
 				if err != nil {
 					return err
 				}
@@ -184,6 +197,36 @@ func exchangeGeneric(ctx context.Context, info lab.Info, client *http.Client, f 
 	return exchanged{Party: f.party, Credentials: result, Use: answer}, err
 }
 
+func exchangeGCP(ctx context.Context, info lab.Info, client *http.Client, f exchangeFlags) (exchanged, error) {
+	target := exchange.GCPTarget{URL: info.GCP.URL, Audience: info.GCP.Audiences[f.mint.Cluster], ServiceAccount: info.GCP.ServiceAccount, Client: client}
+	result, err := exchange.GCP(ctx, target, f.wholeToken)
+	if err != nil {
+		return exchanged{}, err
+	}
+	content, err := exchange.ReadObject(ctx, target, result.AccessToken, info.GCP.Bucket, info.GCP.Object)
+	return exchanged{Party: "gcp", Credentials: result, Use: string(content)}, err
+}
+
+func exchangeAzure(ctx context.Context, info lab.Info, client *http.Client, f exchangeFlags) (exchanged, error) {
+	target := exchange.AzureTarget{Authority: info.Azure.Authority, Tenant: info.Azure.Tenant, ClientID: info.Azure.ClientIDs[f.mint.Cluster], Scope: fixtures.AzureScope, Client: client}
+	result, err := exchange.Azure(ctx, target, f.wholeToken)
+	if err != nil {
+		return exchanged{}, err
+	}
+	content, err := exchange.ReadBlob(ctx, client, info.Azure.Authority, result.AccessToken, info.Azure.Container, info.Azure.Blob)
+	return exchanged{Party: "azure", Credentials: result, Use: string(content)}, err
+}
+
+func exchangeSTACKIT(ctx context.Context, info lab.Info, client *http.Client, f exchangeFlags) (exchanged, error) {
+	target := exchange.STACKITTarget{TokenURL: info.STACKIT.TokenURL, Email: info.STACKIT.Accounts[f.mint.Cluster], Client: client}
+	result, err := exchange.STACKIT(ctx, target, f.wholeToken)
+	if err != nil {
+		return exchanged{}, err
+	}
+	project, err := exchange.ReadProject(ctx, client, info.STACKIT.URL, result.AccessToken, info.STACKIT.Project)
+	return exchanged{Party: "stackit", Credentials: result, Use: project}, err
+}
+
 func exchangeVault(ctx context.Context, info lab.Info, client *http.Client, f exchangeFlags) (exchanged, error) {
 	mounts := info.Vault.Mounts[f.mint.Cluster]
 	target := exchange.VaultTarget{Address: info.Vault.Address, Role: f.role, Client: client}
@@ -218,6 +261,12 @@ func (a *app) showExchanged(result exchanged) error {
 		a.printf("credentials %s until %s\n", c.AccessKeyID, c.Expiration.UTC().Format(time.RFC3339))
 	case exchange.GenericResult:
 		a.printf("access token for %d s\n", c.ExpiresIn)
+	case exchange.GCPResult:
+		a.printf("access token until %s\n", c.Expiry.UTC().Format(time.RFC3339))
+	case exchange.AzureResult:
+		a.printf("access token until %s\n", c.Expiry.UTC().Format(time.RFC3339))
+	case exchange.STACKITResult:
+		a.printf("access token until %s\n", c.Expiry.UTC().Format(time.RFC3339))
 	case exchange.VaultResult:
 		a.printf("vault token with policies %v\n", c.Policies)
 	}
