@@ -198,6 +198,7 @@ func (w workload) roots() []variable {
 	return []variable{
 		{"SSL_CERT_FILE", w.info.CAFile},                      // Go, OpenSSL
 		{"REQUESTS_CA_BUNDLE", w.info.CAFile},                 // Python
+		{"CURL_CA_BUNDLE", w.info.CAFile},                     // curl
 		{"NODE_EXTRA_CA_CERTS", w.info.CAFile},                // Node.js
 		{"CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE", w.info.CAFile}, // gcloud
 	}
@@ -279,8 +280,10 @@ func proxyEnv(ctx context.Context, w workload) ([]variable, error) {
 	return slices.Concat([]variable{
 		{"HTTPS_PROXY", w.info.Proxy},
 		{"https_proxy", w.info.Proxy},
-		{"NO_PROXY", "127.0.0.1,localhost"}, // the Kubernetes API, for one
-		{"no_proxy", "127.0.0.1,localhost"},
+		{"HTTP_PROXY", w.info.Proxy}, // refuses, and records
+		{"http_proxy", w.info.Proxy},
+		{"NO_PROXY", "127.0.0.1,localhost,::1"}, // the Kubernetes API, for one
+		{"no_proxy", "127.0.0.1,localhost,::1"},
 		{"AWS_ENDPOINT_URL_STS", ""}, {"STACKIT_IDP_TOKEN_ENDPOINT", ""},
 		{"AZURE_AUTHORITY_HOST", "https://login.microsoftonline.com/"},
 		{"GOOGLE_APPLICATION_CREDENTIALS", google},

@@ -78,11 +78,7 @@ func (d stateDir) acquire() (*os.File, error) {
 				"lab %s is being started or stopped by process %d", d.name(), d.owner())
 		}
 		// `down` removes the file; a lock on a removed file excludes nobody.
-		held, err := lock.Stat()
-		if err != nil {
-			return nil, errors.Join(err, lock.Close())
-		}
-		if current, err := os.Stat(d.lockFile()); err == nil && os.SameFile(held, current) {
+		if d.lockedBy(lock) {
 			if err := d.setOwner(lock); err != nil && !errors.Is(err, syscall.ENOSPC) { // `down` must work on a full disk
 				return nil, errors.Join(err, lock.Close())
 			}
@@ -132,6 +128,16 @@ func (d stateDir) owner() int {
 		return 0
 	}
 	return pid
+}
+
+// lockedBy says whether an open file is the lock, and holds it.
+func (d stateDir) lockedBy(file *os.File) bool {
+	opened, err := file.Stat()
+	if err != nil {
+		return false
+	}
+	current, err := os.Stat(d.lockFile())
+	return err == nil && os.SameFile(opened, current) && syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil
 }
 
 // held says whether a process holds the lock.

@@ -141,6 +141,29 @@ func TestOwner(t *testing.T) {
 	}
 }
 
+// A supervisor inherits the lock; any other file is not it.
+func TestLockedBy(t *testing.T) {
+	dir := newDir(t)
+	lock := acquire(t, dir)
+	if !dir.lockedBy(lock) {
+		t.Error("the lock is not recognized")
+	}
+	for name, path := range map[string]string{"opened anew": dir.lockFile(), "another file": os.DevNull} {
+		file, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if dir.lockedBy(file) {
+			t.Errorf("%s: taken for the lock", name)
+		}
+		file.Close()
+	}
+	lock.Close()
+	if dir.lockedBy(lock) {
+		t.Error("a closed file is taken for the lock")
+	}
+}
+
 func TestAwaitRelease(t *testing.T) {
 	dir := newDir(t)
 	lock := acquire(t, dir)

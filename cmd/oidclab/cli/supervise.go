@@ -64,7 +64,7 @@ func (a *app) superviseCommand() *cobra.Command {
 // superviseInBackground is the life of a background supervisor.
 func superviseInBackground(ctx context.Context, dir stateDir, streams Streams) (err error) {
 	lock := os.NewFile(lockFD, dir.lockFile())
-	if info, err := lock.Stat(); err != nil || !info.Mode().IsRegular() {
+	if !dir.lockedBy(lock) {
 		return problem.New(problem.Usage, "oidclab up", "%s is started by `up` only", superviseCommand)
 	}
 	syscall.CloseOnExec(lockFD) // children must not keep the lab locked
