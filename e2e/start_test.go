@@ -107,13 +107,13 @@ func (u *user) startUntil(t testing.TB, m moment) *job {
 	t.Helper()
 	j := u.start(t, "", "up", "--name", labName, "--vault", "none")
 	mustAwait(t, patience, "waiting for "+m.name, func() error {
-		u.observe(t)
 		err := m.reached(u, j)
 		if err != nil && j.ended() {
 			t.Fatalf("over before %s: %s", m.name, j.result)
 		}
 		return err
 	})
+	u.observe(t)
 	return j
 }
 
@@ -230,15 +230,21 @@ func TestTerminatedSupervisorCleansUp(t *testing.T) {
 	mustAwait(t, interruptLimit, "left behind", u.nothingLeft)
 }
 
+// TestTimeout: a lab that does not become ready in time is an error that says
+// what it waited for.
 func TestTimeout(t *testing.T) {
 	t.Parallel()
 	u := newUser(t)
-	u.run(t, "up", "--name", labName, "--vault", "none", "--timeout", "500ms").want(t, 10, "not ready within 500ms", "cluster c1", "--timeout")
+	mute := filepath.Join(t.TempDir(), "vault") // a Vault that never answers
+	if err := os.WriteFile(mute, []byte("#!/bin/sh\nexec sleep 600\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	u.run(t, "up", "--name", labName, "--vault", mute, "--timeout", "1s").want(t, 10, "not ready within 1s", "--timeout")
 	if err := u.nothingLeft(); err != nil {
 		t.Errorf("left behind: %v", err)
 	}
 
-	u.run(t, "up", "--name", labName, "--vault", "none", "--timeout", "500ms", "--keep").want(t, 10)
+	u.run(t, "up", "--name", labName, "--vault", mute, "--timeout", "5s", "--keep").want(t, 10, "not ready within 5s: ", "vault: not ready: ", "connection refused")
 	if err := u.noProcess(); err != nil {
 		t.Errorf("left behind: %v", err)
 	}

@@ -23,20 +23,20 @@ import (
 const (
 	patience   = time.Minute
 	cleanLimit = 5 * time.Second // for what a test started to be gone
-	pollGap    = 10 * time.Millisecond
+	pollGap    = 20 * time.Millisecond
 )
 
 // user is somebody who runs the binary, with a state directory and a directory
 // for temporary files of their own.
 type user struct {
-	home    string          // XDG_STATE_HOME; short, because of the limit on socket paths
+	home    string          // XDG_STATE_HOME; short, because of the limit on socket paths, and awkward
 	sockets map[string]bool // inodes of all listening sockets ever seen, see observe
 }
 
 // newUser returns a user of whom nothing may be left when the test ends.
 func newUser(t testing.TB) *user {
 	t.Helper()
-	home, err := os.MkdirTemp("", "lab")
+	home, err := os.MkdirTemp("", "läb ")
 	if err != nil {
 		t.Fatal(err)
 	}
