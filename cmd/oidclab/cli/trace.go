@@ -92,21 +92,24 @@ func (p *journeyPrinter) event(e trace.Event) error {
 	}
 	if e.Journey != p.journey {
 		p.journey = e.Journey
-		fmt.Fprintf(p.out, "journey %s\n", e.Journey)
+		heading := "journey " + e.Journey
+		if e.Journey == "" {
+			heading = "of no token"
+		}
+		fmt.Fprintln(p.out, heading)
 	}
 	mark := map[trace.Outcome]string{trace.OK: "✓", trace.Refused: "✗", trace.Failed: "!"}[e.Outcome]
 	line := fmt.Sprintf("  %s %s %-9s %-9s %-11s", e.Time.Local().Format("15:04:05.000"), mark, e.Station, e.Step, e.Name)
 	if e.Reason != "" {
 		line += " " + e.Reason + ":"
 	}
-	if e.Want != "" {
-		line += " wanted " + e.Want
-	}
-	if e.Want != "" && e.Got != "" {
-		line += ","
-	}
-	if e.Got != "" {
-		line += " found " + e.Got
+	switch {
+	case e.Outcome == trace.OK && e.Got != "":
+		line += " " + e.Got
+	case e.Want != "" && e.Got != "":
+		line += " wanted " + e.Want + ", found " + e.Got
+	default:
+		line += " " + e.Want + e.Got
 	}
 	if e.Detail != "" {
 		line += " (" + e.Detail + ")"
