@@ -148,6 +148,10 @@ func TestSDKFailuresAreNotRefusals(t *testing.T) {
 			err := do(t.Context(), p.url, p.client)
 			if err == nil || asRefused(err) != nil {
 				t.Errorf("%s, %s: got %v", what, name, err)
+				continue
+			}
+			if name == "a long answer" && !strings.Contains(err.Error(), "longer than 1048576 bytes") {
+				t.Errorf("%s, %s: got %v", what, name, err)
 			}
 			if n := p.requests.Load(); n != 1 {
 				t.Errorf("%s, %s: %d requests", what, name, n)
@@ -214,8 +218,10 @@ func TestSDKsEndWithTheContext(t *testing.T) {
 			cancel()
 			<-r.Context().Done()
 		})
-		if err := do(ctx, p.url, p.client); !errors.Is(err, context.Canceled) {
-			t.Errorf("%s: got %v", what, err)
+		start := time.Now()
+		err := do(ctx, p.url, p.client)
+		if took := time.Since(start); !errors.Is(err, context.Canceled) || took > 10*time.Second {
+			t.Errorf("%s: after %s: %v", what, took, err)
 		}
 		cancel()
 	}

@@ -2,6 +2,8 @@ package exchange_test
 
 import (
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -132,5 +134,27 @@ func TestGCPDoesNotShowTheFederatedToken(t *testing.T) {
 	wantRefusal(t, "impersonation", err, exchange.RefusedError{Party: "gcp", Status: 403, Code: "PERMISSION_DENIED", Message: "Bearer [token] may not"})
 	if n := p.requests.Load(); n != 2 {
 		t.Errorf("%d requests", n)
+	}
+}
+
+// The library writes requests and answers to stderr if this variable is set.
+func TestGCPLogsNothing(t *testing.T) {
+	t.Setenv("GOOGLE_SDK_GO_LOGGING_LEVEL", "debug")
+	log, err := os.Create(filepath.Join(t.TempDir(), "stderr"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	stderr := os.Stderr
+	os.Stderr = log
+	defer func() { os.Stderr = stderr }()
+
+	l, target := startGCP(t)
+	target.ServiceAccount = testGCPUser
+	if _, err := exchange.GCP(t.Context(), target, l.sign(t, subject, target.Audience)); err != nil {
+		t.Fatal(err)
+	}
+	if content, err := os.ReadFile(log.Name()); err != nil || len(content) > 0 {
+		t.Errorf("%d bytes were logged, %v", len(content), err)
 	}
 }
