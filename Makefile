@@ -50,6 +50,7 @@ down: ## take the lab down
 	$(BINARY) down
 
 test: unit engine e2e ## all tests
+	@command -v vault >/dev/null || echo 'left out: scenarios and tests that need Vault, since there is no vault program on PATH'
 
 unit: ## tests of everything but the control plane and the binary, with -race
 	$(TESTSUM) -- -race -timeout 10m $(LIGHT)

@@ -19,7 +19,7 @@ import (
 // RefusedError says that a party could be reached and said no: it answered
 // with a status from 400 to 499. Every other failure is another error.
 type RefusedError struct {
-	Party   string `json:"party"`          // "aws", "generic", "resource" or "vault"
+	Party   string `json:"party"`          // such as "aws", "generic", "resource" or "vault"
 	Status  int    `json:"status"`         // of HTTP
 	Code    string `json:"code,omitempty"` // the vendor's, where it has codes
 	Message string `json:"message"`        // the vendor's
