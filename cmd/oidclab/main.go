@@ -24,6 +24,7 @@ func main() {
 	// Kubernetes' packages register flags of their own for every command.
 	pflag.CommandLine = pflag.NewFlagSet("oidclab", pflag.ContinueOnError)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the process at once
 	code := cli.Run(ctx, os.Args[1:], cli.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr})
 	stop()
 	os.Exit(code)

@@ -38,6 +38,7 @@ const (
 
 const (
 	fetchTimeout  = 3 * time.Second
+	stalePatience = 250 * time.Millisecond // for a fetch while there is something stale to serve
 	retryInterval = 500 * time.Millisecond // between attempts while a cluster does not answer
 	minFreshness  = time.Second            // an external signer's keys come with max-age=0
 	maxFreshness  = time.Minute            // whatever the API server allows
@@ -176,7 +177,7 @@ func (f *Front) Refresh(ctx context.Context, id string) error {
 	if c == nil || c.keys == nil {
 		return fmt.Errorf("issuer: no cluster %q is published", id)
 	}
-	c.keys.expire()
+	c.keys.expire(ctx)
 	_, err := c.keys.get(ctx)
 	return err
 }
@@ -235,9 +236,8 @@ type document struct {
 	fetch       func(context.Context) ([]byte, time.Duration, error)
 	vet         func([]byte) error
 
-	fetching sync.Mutex // held by the one caller that fetches
-
 	mu      sync.Mutex
+	running chan struct{} // closed when the fetch under way has ended; nil if there is none
 	body    []byte
 	etag    string
 	fetched time.Time
@@ -254,19 +254,56 @@ type version struct {
 	left time.Duration // for which it stays fresh; 0 if it is stale
 }
 
+// errSlow is why a stale document is served while its fetch goes on.
+var errSlow = errors.New("the cluster's API server does not answer at once")
+
 // get returns the document. If it cannot be fetched, it returns the last good
 // version, if there is one, together with the error.
 func (d *document) get(ctx context.Context) (version, error) {
-	if v, err, settled := d.cached(); settled {
-		return v, err
+	d.mu.Lock()
+	now := d.now()
+	switch {
+	case d.body != nil && now.Before(d.fresh):
+		defer d.mu.Unlock()
+		return d.version(now), nil
+	case d.err != nil && now.Before(d.tried.Add(retryInterval)):
+		defer d.mu.Unlock()
+		return d.version(now), d.err
 	}
-	d.fetching.Lock()
-	defer d.fetching.Unlock()
-	if v, err, settled := d.cached(); settled { // another caller fetched meanwhile
-		return v, err
+	running := d.running
+	if running == nil {
+		running = make(chan struct{})
+		d.running = running
+		// One reader that goes away must not spoil the fetch for those who wait.
+		go d.run(context.WithoutCancel(ctx), running)
 	}
-	// One reader that goes away must not spoil the fetch for those who wait.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchTimeout)
+	var patience <-chan time.Time
+	if d.body != nil {
+		patience = time.After(stalePatience)
+	}
+	d.mu.Unlock()
+
+	slow := false
+	select {
+	case <-running:
+	case <-patience:
+		slow = true
+	case <-ctx.Done():
+		slow = true
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	err := d.err
+	if err == nil && slow {
+		err = errSlow
+	}
+	return d.version(d.now()), err
+}
+
+// run fetches the document once.
+func (d *document) run(ctx context.Context, done chan struct{}) {
+	defer close(done)
+	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
 	body, maxAge, err := d.fetch(ctx)
 	if err == nil {
@@ -274,36 +311,33 @@ func (d *document) get(ctx context.Context) (version, error) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.running = nil
 	now := d.now()
 	if err != nil {
 		d.tried, d.err = now, err
-		return d.version(now), err
+		return
 	}
 	sum := sha256.Sum256(body)
 	d.body, d.etag = body, `"`+hex.EncodeToString(sum[:16])+`"`
 	d.fetched, d.fresh, d.err = now, now.Add(min(max(maxAge, minFreshness), maxFreshness)), nil
-	return d.version(now), nil
-}
-
-// cached returns what is known without a fetch, and whether that is enough.
-func (d *document) cached() (v version, err error, settled bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	now := d.now()
-	switch {
-	case d.body != nil && now.Before(d.fresh):
-		return d.version(now), nil, true
-	case d.err != nil && now.Before(d.tried.Add(retryInterval)):
-		return d.version(now), d.err, true
-	}
-	return version{}, nil, false
 }
 
 func (d *document) version(now time.Time) version {
 	return version{body: d.body, etag: d.etag, age: now.Sub(d.fetched), left: max(0, d.fresh.Sub(now))}
 }
 
-func (d *document) expire() {
+// expire makes the next get fetch. A fetch that is under way is waited for: it
+// may have begun before what the caller knows of.
+func (d *document) expire(ctx context.Context) {
+	d.mu.Lock()
+	running := d.running
+	d.mu.Unlock()
+	if running != nil {
+		select {
+		case <-running:
+		case <-ctx.Done():
+		}
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.fresh, d.err = time.Time{}, nil

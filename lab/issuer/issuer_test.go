@@ -349,3 +349,38 @@ func TestAnnouncedClusterIsWaitedFor(t *testing.T) {
 		t.Errorf("after that: %s", again.Status)
 	}
 }
+
+func TestStaleIsServedAtOnceWhileTheClusterHangs(t *testing.T) {
+	front, s, clock := newFront(t)
+	hung := &hangingSource{source: s, hang: make(chan struct{})}
+	front.Publish("c1", hung)
+	if err := front.Ready(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	hung.hanging.Store(true)
+	defer close(hung.hang)
+	clock.Advance(11 * time.Second)
+	began := time.Now()
+	response := do(front, http.MethodGet, "/c/c1/openid/v1/jwks")
+	if took := time.Since(began); response.StatusCode != 200 || bodyOf(t, response) != goodKeys || response.Header.Get("Age") != "11" || took > 2*time.Second {
+		t.Errorf("%s after %s, Age %q", response.Status, took, response.Header.Get("Age"))
+	}
+	if err := front.Ready(t.Context()); err == nil || !strings.Contains(err.Error(), "does not answer") {
+		t.Errorf("ready says %v", err)
+	}
+}
+
+// hangingSource does not answer while it hangs.
+type hangingSource struct {
+	*source
+	hanging atomic.Bool
+	hang    chan struct{}
+}
+
+func (s *hangingSource) JWKS(ctx context.Context) ([]byte, time.Duration, error) {
+	if s.hanging.Load() {
+		<-s.hang
+		return nil, 0, errors.New("hung")
+	}
+	return s.source.JWKS(ctx)
+}

@@ -88,7 +88,7 @@ func checkShape(_ context.Context, a *attempt) (finding, *Refusal) {
 	if a.payload, err = decodeObject(payload); err != nil {
 		return finding{}, malformed("a payload that is "+err.Error(), "")
 	}
-	return finding{want: wantShape, got: "three"}, nil
+	return finding{want: wantShape, got: "three parts"}, nil
 }
 
 const wantShape = "three base64url parts, of which two are JSON objects"
@@ -353,7 +353,7 @@ func checkKeys(ctx context.Context, a *attempt) (finding, *Refusal) {
 			Hint: "a key serves one algorithm, RFC 8725 section 3.1"}
 	}
 	a.key = found.key
-	return finding{want: want, got: "found", detail: source}, nil
+	return finding{want: want, got: "kid " + shown(a.kid), detail: source}, nil
 }
 
 // traceKeys records where the keys came from, and returns it.

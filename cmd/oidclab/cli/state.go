@@ -88,9 +88,9 @@ func (d stateDir) acquire() (*os.File, error) {
 	}
 }
 
-// roomPerCluster is the disk space that a cluster takes, in bytes: etcd
-// allocates two segments of 64 MB for its log at once.
-const roomPerCluster = 160 << 20
+// roomPerCluster is the disk space that a cluster takes, in bytes: 17 MiB when
+// it has come up, most of them etcd's log, and some to work with.
+const roomPerCluster = 48 << 20
 
 // checkRoom returns a problem if the file system of the directory, which must
 // exist, has no room for a lab.

@@ -278,7 +278,7 @@ func TestClientOfNoLab(t *testing.T) {
 
 func TestCheckRoom(t *testing.T) {
 	dir := stateDir(t.TempDir())
-	const more = 1 << 30 // clusters: no disk has room for their 160 PiB
+	const more = 1 << 30 // clusters: no disk has room for their 48 PiB
 	if err := dir.checkRoom(more); kindOf(err) != problem.EnvironmentMissing || !strings.Contains(err.Error(), "MiB left") {
 		t.Errorf("got %v, want a problem of the environment", err)
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"sort"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -128,6 +129,9 @@ func (a *app) up(cmd *cobra.Command, flags upFlags, file labfile.File) error {
 		if status, statusErr := runningStatus(ctx, dir); statusErr == nil {
 			if cmd.Flags().Changed("clusters") && len(status.Clusters) != flags.clusters {
 				return problem.New(problem.Conflict, "oidclab down, or another --name", "lab %s is up with %s, not %d", dir.name(), plural(len(status.Clusters), "cluster"), flags.clusters)
+			}
+			if front := status.Front; cmd.Flags().Changed("port") && flags.port != 0 && !strings.HasSuffix(front, ":"+strconv.Itoa(flags.port)) {
+				return problem.New(problem.Conflict, "oidclab down, or another --name", "lab %s is up with its front at %s, not on port %d", dir.name(), front, flags.port)
 			}
 			fmt.Fprintf(a.Err, "oidclab: lab %s is up already\n", dir.name())
 			return a.showInfo(status.Info)
