@@ -3,9 +3,10 @@ package e2e
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,61 +15,180 @@ import (
 	"testing"
 	"time"
 
+	googlecredentials "cloud.google.com/go/auth/credentials"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 	awssdk "github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
+	"github.com/stackitcloud/stackit-sdk-go/core/auth"
+	stackitconfig "github.com/stackitcloud/stackit-sdk-go/core/config"
 
+	"github.com/oidclab/oidclab/fixtures"
 	"github.com/oidclab/oidclab/lab"
+	"github.com/oidclab/oidclab/lab/proxy"
 )
 
-// applicationVariable makes the test binary an application that uses the AWS
-// SDK for Go v2 and knows nothing of the lab.
+// applicationVariable makes the test binary an application that uses a vendor's
+// SDK and knows nothing of the lab. Its value names the SDK; the argument is a
+// URL to fetch.
 const applicationVariable = "OIDCLAB_E2E_APPLICATION"
 
-// identity is what an application says of itself.
-type identity struct{ Arn string }
-
-// application asks AWS who it is, with the SDK's default credential chain.
+// application prints what it got with the credentials that its SDK found.
 func application() int {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	cfg, err := config.LoadDefaultConfig(ctx)
+	use := map[string]func(context.Context, string) (string, error){
+		"aws": whoAmI, "gcp": fetchAsGoogle, "azure": fetchAsAzure, "azure, production": fetchAsAzureByDefault, "stackit": fetchAsSTACKIT,
+		"nobody": func(ctx context.Context, url string) (string, error) { return fetch(ctx, http.DefaultClient, url, "") },
+	}[os.Getenv(applicationVariable)]
+	got, err := use(ctx, os.Args[1])
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	answer, err := sts.NewFromConfig(cfg).GetCallerIdentity(ctx, nil)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	if err := json.NewEncoder(os.Stdout).Encode(identity{awssdk.ToString(answer.Arn)}); err != nil {
-		return 1
-	}
+	fmt.Println(got)
 	return 0
 }
 
-// testSDK runs unmodified applications with nothing in their environment but
-// what `env --for aws` prints.
-func testSDK(t *testing.T, u *user, info lab.Info) {
+// whoAmI asks AWS, with the default credential chain.
+func whoAmI(ctx context.Context, _ string) (string, error) {
+	cfg, err := config.LoadDefaultConfig(ctx)
+	if err != nil {
+		return "", err
+	}
+	answer, err := sts.NewFromConfig(cfg).GetCallerIdentity(ctx, nil)
+	if err != nil {
+		return "", err
+	}
+	return awssdk.ToString(answer.Arn), nil
+}
+
+// fetchAsGoogle uses the application default credentials.
+func fetchAsGoogle(ctx context.Context, url string) (string, error) {
+	found, err := googlecredentials.DetectDefault(&googlecredentials.DetectOptions{Scopes: []string{"https://www.googleapis.com/auth/cloud-platform"}})
+	if err != nil {
+		return "", err
+	}
+	token, err := found.Token(ctx)
+	if err != nil {
+		return "", err
+	}
+	return fetch(ctx, http.DefaultClient, url, token.Value)
+}
+
+// fetchAsAzure uses workload identity against an authority that is not Microsoft's.
+func fetchAsAzure(ctx context.Context, url string) (string, error) {
+	credential, err := azidentity.NewWorkloadIdentityCredential(&azidentity.WorkloadIdentityCredentialOptions{DisableInstanceDiscovery: true})
+	if err != nil {
+		return "", err
+	}
+	return fetchWith(ctx, credential, url)
+}
+
+// fetchAsAzureByDefault has no options at all.
+func fetchAsAzureByDefault(ctx context.Context, url string) (string, error) {
+	credential, err := azidentity.NewDefaultAzureCredential(nil)
+	if err != nil {
+		return "", err
+	}
+	return fetchWith(ctx, credential, url)
+}
+
+func fetchWith(ctx context.Context, credential azcore.TokenCredential, url string) (string, error) {
+	token, err := credential.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{"https://storage.azure.com/.default"}})
+	if err != nil {
+		return "", err
+	}
+	return fetch(ctx, http.DefaultClient, url, token.Token)
+}
+
+// fetchAsSTACKIT uses the SDK's authenticated transport.
+func fetchAsSTACKIT(ctx context.Context, url string) (string, error) {
+	transport, err := auth.SetupAuth(&stackitconfig.Configuration{})
+	if err != nil {
+		return "", err
+	}
+	return fetch(ctx, &http.Client{Transport: transport}, url, "")
+}
+
+func fetch(ctx context.Context, client *http.Client, url, bearer string) (string, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return "", err
+	}
+	request.Header.Set("X-Ms-Version", "2021-08-06") // Azure Storage wants one
+	if bearer != "" {
+		request.Header.Set("Authorization", "Bearer "+bearer)
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = response.Body.Close() }()
+	body, err := io.ReadAll(response.Body)
+	if err == nil && response.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s", response.Status, body)
+	}
+	return string(body), err
+}
+
+// environmentOf returns what `env --for` prints.
+func environmentOf(t *testing.T, u *user, party string) []string {
+	t.Helper()
 	variables := map[string]string{}
-	decode(t, u.run(t, "env", "--name", labName, "--for", "aws", "-o", "json").want(t, 0), &variables)
+	decode(t, u.run(t, "env", "--name", labName, "--for", party, "-o", "json").want(t, 0), &variables)
 	var environment []string
 	for _, name := range slices.Sorted(maps.Keys(variables)) {
 		environment = append(environment, name+"="+variables[name])
 	}
-	role := info.AWS.Roles["c1"]
-	wantPrefix := strings.Replace(strings.Replace(role, ":iam:", ":sts:", 1), ":role/", ":assumed-role/", 1) + "/"
+	return environment
+}
 
-	t.Run("go", func(t *testing.T) {
-		self, err := os.Executable()
-		if err != nil {
-			t.Fatal(err)
+// testSDK runs unmodified applications with nothing in their environment but
+// what `env` prints. Those under the proxy have production settings.
+func testSDK(t *testing.T, u *user, info lab.Info) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	role := info.AWS.Roles["c1"]
+	assumed := strings.Replace(strings.Replace(role, ":iam:", ":sts:", 1), ":role/", ":assumed-role/", 1) + "/"
+	const object, project = "/storage/v1/b/demo/o/greeting?alt=media", "/v2/projects/" + fixtures.STACKITProject
+	for _, test := range []struct{ party, sdk, url, want, refusal string }{
+		{"aws", "aws", "-", assumed, "AccessDenied"},
+		{"gcp", "gcp", info.GCP.URL + object, fixtures.ObjectContent, "IAM_PERMISSION_DENIED"},
+		{"azure", "azure", info.Azure.Authority + "/demo/greeting", fixtures.ObjectContent, "AADSTS700213"},
+		{"stackit", "stackit", info.STACKIT.URL + project, fixtures.STACKITProject, "does not satisfy the assertions"},
+		{"proxy", "aws", "-", assumed, "AccessDenied"},
+		{"proxy", "gcp", "https://storage.googleapis.com" + object, fixtures.ObjectContent, "IAM_PERMISSION_DENIED"},
+		{"proxy", "azure, production", "https://demo.blob.core.windows.net/demo/greeting", fixtures.ObjectContent, "AADSTS700213"},
+		{"proxy", "stackit", "https://resource-manager.api.stackit.cloud" + project, fixtures.STACKITProject, "does not satisfy the assertions"},
+	} {
+		t.Run(test.sdk+" for "+test.party, func(t *testing.T) {
+			command := exec.Command(self, test.url)
+			command.Env = append([]string{applicationVariable + "=" + test.sdk}, environmentOf(t, u, test.party)...)
+			if got, err := ask(command); err != nil || !strings.Contains(got, test.want) {
+				t.Errorf("got %q, want %s: %v", got, test.want, err)
+			}
+			// The same application as a service account that nobody trusts.
+			refused := exec.Command(binary, "run", "--name", labName, "--serviceaccount", fixtures.OtherServiceAccount, "--for", test.party, "--", self, test.url)
+			refused.Env = append(u.env(), applicationVariable+"="+test.sdk)
+			if got, err := ask(refused); err == nil || !strings.Contains(err.Error(), test.refusal) {
+				t.Errorf("an account that nobody trusts got %q, %v; want %s", got, err, test.refusal)
+			}
+		})
+	}
+	t.Run("nobody leaves by the proxy", func(t *testing.T) {
+		command := exec.Command(self, "https://sts.example.com/")
+		command.Env = append([]string{applicationVariable + "=nobody"}, environmentOf(t, u, "proxy")...)
+		if got, err := ask(command); err == nil {
+			t.Errorf("got %q", got)
 		}
-		command := exec.Command(self)
-		command.Env = append([]string{applicationVariable + "=1"}, environment...)
-		if got := ask(t, command); !strings.HasPrefix(got.Arn, wantPrefix) {
-			t.Errorf("got %q, want %s…", got.Arn, wantPrefix)
+		status, _ := u.status(t, "--name", labName)
+		if !slices.ContainsFunc(status.Egress, func(r proxy.Refusal) bool { return strings.HasPrefix(r.Target, "sts.example.com") }) {
+			t.Errorf("status does not show it: %+v", status.Egress)
 		}
 	})
 	t.Run("command line", func(t *testing.T) {
@@ -78,27 +198,24 @@ func testSDK(t *testing.T, u *user, info lab.Info) {
 		}
 		home := t.TempDir() // it caches credentials there
 		command := exec.Command(aws, "sts", "get-caller-identity", "--output", "json")
-		command.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + home}, environment...)
+		command.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + home}, environmentOf(t, u, "aws")...)
 		if root := os.Getenv("PYENV_ROOT"); root != "" { // how a shim of pyenv finds the program
 			command.Env = append(command.Env, "PYENV_ROOT="+root)
 		} else if root := filepath.Join(os.Getenv("HOME"), ".pyenv"); strings.HasPrefix(aws, root) {
 			command.Env = append(command.Env, "PYENV_ROOT="+root)
 		}
-		if got := ask(t, command); !strings.HasPrefix(got.Arn, wantPrefix) {
-			t.Errorf("got %q, want %s…", got.Arn, wantPrefix)
+		if got, err := ask(command); err != nil || !strings.Contains(got, assumed) {
+			t.Errorf("got %q, want %s…: %v", got, assumed, err)
 		}
 	})
 }
 
-func ask(t *testing.T, command *exec.Cmd) (got identity) {
-	t.Helper()
+// ask returns what the application prints.
+func ask(command *exec.Cmd) (string, error) {
 	var stdout, stderr bytes.Buffer
 	command.Stdout, command.Stderr = &stdout, &stderr
 	if err := command.Run(); err != nil {
-		t.Fatalf("%v: %s", err, stderr.String())
+		return "", fmt.Errorf("%w: %s", err, stderr.String())
 	}
-	if err := json.Unmarshal(stdout.Bytes(), &got); err != nil {
-		t.Fatalf("%v in %s", err, stdout.String())
-	}
-	return got
+	return stdout.String(), nil
 }
