@@ -73,6 +73,7 @@ check: ## gofmt, go vet, staticcheck, go.mod: all of them, then fail
 
 bench: build ## the figures of the README, measured here
 	go test -run '^$$' -bench 'Core|Bare' -benchtime 2s ./lab/sts
+	go test -run '^$$' -bench Exchange ./lab/sts/generic
 	OIDCLAB_BINARY=$(CURDIR)/$(BINARY) go test -run '^$$' -bench . -benchtime 1x ./e2e
 
 clean: ## remove what was built
