@@ -14,6 +14,8 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -225,6 +227,8 @@ func startSupervisor(ctx context.Context, dir stateDir, lock *os.File, request s
 	// Not CommandContext: a cancelled `up` asks for an orderly end by closing stdin.
 	command := exec.Command(executable, superviseCommand, "--name", dir.name())
 	command.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	// What `env --for vault` printed for a lab before this one would break Vault's client in the supervisor.
+	command.Env = slices.DeleteFunc(os.Environ(), func(entry string) bool { return strings.HasPrefix(entry, "VAULT_") })
 	command.Stderr = log
 	command.ExtraFiles = []*os.File{lock}
 	stdin, err := command.StdinPipe()
