@@ -348,7 +348,7 @@ func (a *app) showVerdict(profile string, verdict sts.Verdict) error {
 		case result.Got != "" || result.Want != "":
 			line += "\t" + result.Got + result.Want
 		}
-		if result.Detail != "" {
+		if result.Detail != "" && result.Outcome != "refused" { // there it is the hint, which comes last
 			line += " (" + result.Detail + ")"
 		}
 		fmt.Fprintln(w, line)
