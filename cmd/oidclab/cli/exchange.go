@@ -18,6 +18,10 @@ import (
 	"github.com/oidclab/oidclab/lab/trace"
 )
 
+// credentialProcess is the output that AWS's SDKs expect of a program that a
+// profile names as its credential_process.
+const credentialProcess = "credential-process"
+
 // exchangeFlags say which token goes where.
 type exchangeFlags struct {
 	mint       lab.MintRequest
@@ -129,7 +133,11 @@ func (a *app) exchangePartyCommand(party, short string, do exchangeFunc, flags f
 	cmd.Flags().StringVar(&f.token, "token", "", "the token to exchange, or - for stdin; empty means a new one")
 	cmd.Flags().BoolVar(&f.showTrace, "trace", false, "print the journey on stderr")
 	flags(cmd, &f)
-	a.outputFlag(cmd, "text", "json")
+	formats := []string{"text", "json"}
+	if party == "aws" {
+		formats = append(formats, credentialProcess)
+	}
+	a.outputFlag(cmd, formats...)
 	return cmd
 }
 
@@ -250,8 +258,15 @@ func exchangeVault(ctx context.Context, info lab.Info, client *http.Client, f ex
 }
 
 // showExchanged prints who the workload is now. Credentials are printed only
-// where they are asked for, with -o json.
+// where they are asked for, with another output than text.
 func (a *app) showExchanged(result exchanged) error {
+	if credentials, ok := result.Credentials.(exchange.AWSCredentials); ok && a.output == credentialProcess {
+		document, err := credentials.CredentialProcess()
+		if err == nil {
+			a.printf("%s\n", document)
+		}
+		return err
+	}
 	if a.output == "json" {
 		return a.printJSON(result)
 	}
