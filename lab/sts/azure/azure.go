@@ -123,7 +123,7 @@ func New(cfg Config) (*Handler, error) {
 	if cfg.Lifetime < time.Second {
 		return nil, fmt.Errorf("azure: a lifetime of %s is less than a second", cfg.Lifetime)
 	}
-	signer, err := tokenservice.NewSigner()
+	signer, err := tokenservice.NewSigner(tokenservice.TypeJWT)
 	if err != nil {
 		return nil, fmt.Errorf("azure: %w", err)
 	}
@@ -272,7 +272,7 @@ func (h *Handler) newStorage(cfg Config) (*sts.Core, error) {
 		}}})
 	}
 	core, err := sts.New(sts.Config{
-		Party: cfg.Party + "-storage", Profile: tokenservice.AccessTokens(), Roles: roles,
+		Party: cfg.Party + "-storage", Profile: tokenservice.AccessTokens(tokenservice.TypeJWT), Roles: roles,
 		Issuers: []sts.Issuer{{URL: issuer, Audiences: []string{storageResource}}},
 		Client:  cfg.Client, Clock: cfg.Clock, Trace: cfg.Trace,
 	})

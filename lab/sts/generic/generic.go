@@ -27,9 +27,6 @@
 package generic
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -40,6 +37,7 @@ import (
 
 	"github.com/oidclab/oidclab/lab/clock"
 	"github.com/oidclab/oidclab/lab/sts"
+	"github.com/oidclab/oidclab/lab/sts/internal/tokenservice"
 	"github.com/oidclab/oidclab/lab/trace"
 )
 
@@ -77,7 +75,8 @@ type Handler struct {
 type party struct {
 	Party
 	core   *sts.Core
-	signer *signer
+	signer *tokenservice.Signer
+	url    string // the service's own, the issuer of access tokens
 	clock  clock.Clock
 	trace  *trace.Log
 }
@@ -91,11 +90,7 @@ func New(cfg Config) (*Handler, error) {
 	if len(cfg.Parties) == 0 {
 		return nil, errors.New("generic: no parties: there would be nobody to ask for a token")
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, fmt.Errorf("generic: signing key: %w", err)
-	}
-	signer, err := newSigner(cfg.URL, key)
+	signer, err := tokenservice.NewSigner(accessTokenType)
 	if err != nil {
 		return nil, fmt.Errorf("generic: %w", err)
 	}
@@ -118,7 +113,7 @@ func New(cfg Config) (*Handler, error) {
 	return h, nil
 }
 
-func newParty(cfg Config, p Party, signer *signer) (*party, error) {
+func newParty(cfg Config, p Party, signer *tokenservice.Signer) (*party, error) {
 	if p.Name == "" || strings.Trim(p.Name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
 		return nil, errors.New("the name must be of lower-case letters, digits and hyphens, since it is in the path")
 	}
@@ -135,7 +130,7 @@ func newParty(cfg Config, p Party, signer *signer) (*party, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &party{Party: p, core: core, signer: signer, clock: cfg.Clock, trace: cfg.Trace}, nil
+	return &party{Party: p, core: core, signer: signer, url: cfg.URL, clock: cfg.Clock, trace: cfg.Trace}, nil
 }
 
 // Core returns the core of a party, for instance to look at its key cache;
@@ -145,18 +140,14 @@ func (h *Handler) Core(party string) *sts.Core { return h.cores[party] }
 // ServeHTTP implements [http.Handler]. Answers carry the time of the lab in
 // the Date header.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	setDate(w, h.clock)
+	tokenservice.SetDate(w, h.clock)
 	h.mux.ServeHTTP(w, r)
-}
-
-func setDate(w http.ResponseWriter, c clock.Clock) {
-	w.Header().Set("Date", c.Now().UTC().Format(http.TimeFormat))
 }
 
 // publish mounts the service's metadata (RFC 8414 section 2, and under the
 // name that OpenID Connect Discovery has for it) and its key set (RFC 7517).
 // Other methods than GET and HEAD are answered with 405 by the mux.
-func (h *Handler) publish(cfg Config, signer *signer) {
+func (h *Handler) publish(cfg Config, signer *tokenservice.Signer) {
 	metadata := map[string]any{
 		"issuer":                                cfg.URL,
 		"token_endpoint":                        cfg.URL + "/token",
@@ -165,12 +156,12 @@ func (h *Handler) publish(cfg Config, signer *signer) {
 		"response_types_supported":              []string{}, // there is no authorization endpoint
 		"token_endpoint_auth_methods_supported": []string{"none"},
 		"subject_types_supported":               []string{"public"},
-		"id_token_signing_alg_values_supported": []string{signingAlgorithm},
+		"id_token_signing_alg_values_supported": []string{tokenservice.Algorithm},
 	}
 	for path, document := range map[string]any{
 		"/.well-known/oauth-authorization-server": metadata,
 		"/.well-known/openid-configuration":       metadata,
-		"/jwks":                                   signer.keySet(),
+		"/jwks":                                   signer.KeySet(),
 	} {
 		h.mux.HandleFunc("GET "+path, func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Cache-Control", "public, max-age=300")

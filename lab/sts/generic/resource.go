@@ -8,6 +8,7 @@ import (
 
 	"github.com/oidclab/oidclab/lab/clock"
 	"github.com/oidclab/oidclab/lab/sts"
+	"github.com/oidclab/oidclab/lab/sts/internal/tokenservice"
 	"github.com/oidclab/oidclab/lab/trace"
 )
 
@@ -37,10 +38,7 @@ type resource struct {
 // the keys that their issuer publishes, and answers with what it learned:
 // subject, audience, issuer and expires. It does no I/O.
 func Resource(cfg ResourceConfig) (http.Handler, error) {
-	profile := sts.Strict()
-	profile.Name = "access token"
-	profile.Algorithms = []string{signingAlgorithm}
-	profile.Types = []string{accessTokenType, "application/" + accessTokenType} // RFC 9068 section 4
+	profile := tokenservice.AccessTokens(accessTokenType, "application/"+accessTokenType) // RFC 9068 section 4
 	core, err := sts.New(sts.Config{
 		Party: resourceParty, Profile: profile,
 		Issuers: []sts.Issuer{{URL: cfg.Issuer, Audiences: []string{cfg.Audience}}},
@@ -52,7 +50,7 @@ func Resource(cfg ResourceConfig) (http.Handler, error) {
 	mux := http.NewServeMux()
 	mux.Handle("GET /resource", &resource{cfg.Audience, core, cfg.Clock, cfg.Trace})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		setDate(w, cfg.Clock)
+		tokenservice.SetDate(w, cfg.Clock)
 		mux.ServeHTTP(w, r)
 	}), nil
 }

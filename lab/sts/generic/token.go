@@ -1,6 +1,7 @@
 package generic
 
 import (
+	"crypto/rand"
 	"net/http"
 	"time"
 
@@ -47,12 +48,17 @@ func (p *party) exchange(r *http.Request, request exchangeRequest) (*exchangeRes
 	}
 	now := p.clock.Now().Truncate(time.Second)
 	expiry := p.expiry(now, verdict.Claims.Expiry)
-	token, err := p.signer.sign(accessToken{
+	token, err := p.signer.Sign(accessToken{
+		Issuer:        p.url,
 		Subject:       verdict.Claims.Subject,
 		Audience:      request.target,
+		ClientID:      verdict.Claims.Subject,
+		ID:            rand.Text(),
+		IssuedAt:      now.Unix(),
+		Expiry:        expiry.Unix(),
 		SubjectIssuer: verdict.Claims.Issuer,
 		Journey:       verdict.Journey,
-	}, now, expiry)
+	})
 	if err != nil {
 		e := serverError()
 		p.record(verdict.Journey, "grant", request.target, e)

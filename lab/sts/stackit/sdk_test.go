@@ -221,7 +221,7 @@ func TestSDKHotLoop(t *testing.T) {
 // kind, from a service that is not this one.
 func TestSDKNeedsExpiry(t *testing.T) {
 	p := newProvider(t)
-	signer, err := tokenservice.NewSigner()
+	signer, err := tokenservice.NewSigner(tokenservice.TypeJWT)
 	if err != nil {
 		t.Fatal(err)
 	}

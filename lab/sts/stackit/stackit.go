@@ -117,7 +117,7 @@ func New(cfg Config) (*Handler, error) {
 	if cfg.Lifetime < time.Second {
 		return nil, fmt.Errorf("stackit: a lifetime of %s is less than a second", cfg.Lifetime)
 	}
-	signer, err := tokenservice.NewSigner()
+	signer, err := tokenservice.NewSigner(tokenservice.TypeJWT)
 	if err != nil {
 		return nil, fmt.Errorf("stackit: %w", err)
 	}
@@ -240,7 +240,7 @@ func (h *Handler) newResource(cfg Config) (*sts.Core, error) {
 		}}})
 	}
 	core, err := sts.New(sts.Config{
-		Party: cfg.Party + "-api", Profile: tokenservice.AccessTokens(), Roles: roles,
+		Party: cfg.Party + "-api", Profile: tokenservice.AccessTokens(tokenservice.TypeJWT), Roles: roles,
 		Issuers: []sts.Issuer{{URL: cfg.URL, Audiences: []string{apiAudience}}},
 		Client:  cfg.Client, Clock: cfg.Clock, Trace: cfg.Trace,
 	})

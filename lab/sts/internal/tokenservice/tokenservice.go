@@ -28,8 +28,8 @@ const (
 	// Algorithm is that of access tokens: the one that is cheapest to sign.
 	Algorithm = "ES256"
 
-	// tokenType is the typ header of access tokens.
-	tokenType = "JWT"
+	// TypeJWT is the typ header of access tokens that have no type of their own.
+	TypeJWT = "JWT"
 )
 
 // Signer signs access tokens with one key, which is made for it and never
@@ -39,9 +39,9 @@ type Signer struct {
 	jose   jose.Signer
 }
 
-// NewSigner returns a signer with a new key, whose kid is its thumbprint
-// (RFC 7638).
-func NewSigner() (*Signer, error) {
+// NewSigner returns a signer of tokens with the given typ header. It has a new
+// key, whose kid is its thumbprint (RFC 7638).
+func NewSigner(tokenType string) (*Signer, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("signing key: %w", err)
@@ -54,7 +54,7 @@ func NewSigner() (*Signer, error) {
 	public.KeyID = base64.RawURLEncoding.EncodeToString(thumbprint)
 	signer, err := jose.NewSigner(
 		jose.SigningKey{Algorithm: Algorithm, Key: jose.JSONWebKey{Key: key, KeyID: public.KeyID}},
-		new(jose.SignerOptions).WithType(tokenType))
+		new(jose.SignerOptions).WithType(jose.ContentType(tokenType)))
 	if err != nil {
 		return nil, fmt.Errorf("signing key: %w", err)
 	}
@@ -80,12 +80,13 @@ func (s *Signer) Sign(claims any) (string, error) {
 	return signed.CompactSerialize()
 }
 
-// AccessTokens returns how a protected resource judges the tokens of a Signer.
-func AccessTokens() sts.Profile {
+// AccessTokens returns how a protected resource judges the tokens of a Signer,
+// which may have any of the given typ headers.
+func AccessTokens(types ...string) sts.Profile {
 	profile := sts.Strict()
 	profile.Name = "access token"
 	profile.Algorithms = []string{Algorithm}
-	profile.Types = []string{tokenType}
+	profile.Types = types
 	return profile
 }
 

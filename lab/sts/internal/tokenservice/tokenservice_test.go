@@ -11,7 +11,7 @@ import (
 )
 
 func TestSigner(t *testing.T) {
-	s, err := NewSigner()
+	s, err := NewSigner(TypeJWT)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,10 +38,10 @@ func TestSigner(t *testing.T) {
 	if payload, err := parsed.Verify(set.Key(header.KeyID)[0]); err != nil || string(payload) != `{"sub":"app"}` {
 		t.Errorf("%v %s", err, payload)
 	}
-	if header.ExtraHeaders[jose.HeaderType] != tokenType {
+	if header.ExtraHeaders[jose.HeaderType] != TypeJWT {
 		t.Errorf("typ %v", header.ExtraHeaders[jose.HeaderType])
 	}
-	other, err := NewSigner()
+	other, err := NewSigner(TypeJWT)
 	if err != nil {
 		t.Fatal(err)
 	}
