@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -156,10 +157,11 @@ func (a *API) Discovery(ctx context.Context) (Document, error) {
 	return a.document(ctx, "/.well-known/openid-configuration")
 }
 
-// CheckIssuer reads back whose issuer the API server is. One whose issuer is not
-// an https URL, or has a query or fragment, starts without a discovery document
-// and says so in its log only.
-func (a *API) CheckIssuer(ctx context.Context, want Identity) error {
+// CheckIdentity reads back whose issuer the API server is, and with KeyFiles
+// whether it publishes exactly those keys. One whose issuer is not an https URL,
+// or has a query or fragment, starts without a discovery document and says so in
+// its log only.
+func (a *API) CheckIdentity(ctx context.Context, want Identity) error {
 	document, err := a.Discovery(ctx)
 	if err != nil {
 		return fmt.Errorf("the API server does not serve issuer %s; use an https URL without query and fragment: %w", want.Issuer, err)
@@ -175,7 +177,38 @@ func (a *API) CheckIssuer(ctx context.Context, want Identity) error {
 		return fmt.Errorf("cluster: the API server is issuer %q with keys at %q, not %q with keys at %q",
 			got.Issuer, got.JWKSURI, want.Issuer, want.JWKSURI)
 	}
+	if want.KeyFiles == nil {
+		return nil
+	}
+	published, err := a.keyIDs(ctx)
+	if err != nil {
+		return err
+	}
+	wanted := slices.Sorted(slices.Values(want.KeyFiles.KeyIDs))
+	if slices.Sort(published); !slices.Equal(published, wanted) {
+		return fmt.Errorf("cluster: the API server publishes the keys %v, not %v", published, wanted)
+	}
 	return nil
+}
+
+func (a *API) keyIDs(ctx context.Context) ([]string, error) {
+	document, err := a.JWKS(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var set struct {
+		Keys []struct {
+			ID string `json:"kid"`
+		} `json:"keys"`
+	}
+	if err := json.Unmarshal(document.Body, &set); err != nil {
+		return nil, fmt.Errorf("cluster: key set: %w", err)
+	}
+	var ids []string
+	for _, key := range set.Keys {
+		ids = append(ids, key.ID)
+	}
+	return ids, nil
 }
 
 // JWKS fetches the key set (RFC 7517 section 5) from the API server.

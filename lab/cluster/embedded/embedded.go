@@ -88,7 +88,7 @@ func Start(ctx context.Context, config Config) (_ *Cluster, err error) {
 	if err := start.Wait(); err != nil {
 		return nil, err
 	}
-	if err := c.api.CheckIssuer(ctx, config.Identity); err != nil {
+	if err := c.api.CheckIdentity(ctx, config.Identity); err != nil {
 		return nil, err
 	}
 	// Not earlier: it looks for a healthy API server once a second only.
