@@ -18,7 +18,6 @@ package azure
 import (
 	"fmt"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -84,65 +83,49 @@ type Container struct {
 	Readers []string // client ids of applications with the role Storage Blob Data Reader
 }
 
-// Handler answers for the tenant and the storage account. It is safe for
-// concurrent use.
+// Handler answers for the tenant and the storage account, with the time of the
+// lab in the Date header. It is safe for concurrent use.
 type Handler struct {
-	mux        *http.ServeMux
-	url        string
+	http.Handler
+
+	service    *tokenservice.Service
 	tenant     string
-	party      string
-	lifetime   time.Duration
 	apps       map[string][]FederatedCredential // by client id
 	containers map[string]Container
 	core       *sts.Core
-	storage    *sts.Core // judges access tokens
-	signer     *tokenservice.Signer
-	clock      clock.Clock
-	trace      *trace.Log
+	storage    *tokenservice.Resource
 }
 
 // New returns a handler for the root of a listener of its own, with a new
 // signing key: SDKs drop a path prefix of the authority. It does no I/O. An
 // error names the application, credential or container that is wrong.
 func New(cfg Config) (*Handler, error) {
-	if u, err := url.Parse(cfg.URL); err != nil || u.Host == "" || cfg.URL != "https://"+u.Host {
-		return nil, fmt.Errorf("azure: URL %q is not an https origin without a trailing slash", cfg.URL)
+	service, err := tokenservice.New(tokenservice.Config{
+		URL: cfg.URL, Party: cfg.Party, Profile: cfg.Profile, Lifetime: cfg.Lifetime, Client: cfg.Client, Clock: cfg.Clock, Trace: cfg.Trace,
+	}, tokenservice.Config{Party: "azure", Profile: sts.Azure(), Lifetime: defaultLifetime})
+	if err != nil {
+		return nil, fmt.Errorf("azure: %w", err)
 	}
 	if !isUUID(cfg.Tenant) {
 		return nil, fmt.Errorf("azure: tenant %q is not a UUID in lower case", cfg.Tenant)
 	}
-	if cfg.Party == "" {
-		cfg.Party = "azure"
-	}
-	if cfg.Profile.Name == "" {
-		cfg.Profile = sts.Azure()
-	}
-	if cfg.Lifetime == 0 {
-		cfg.Lifetime = defaultLifetime
-	}
-	if cfg.Lifetime < time.Second {
-		return nil, fmt.Errorf("azure: a lifetime of %s is less than a second", cfg.Lifetime)
-	}
-	signer, err := tokenservice.NewSigner(tokenservice.TypeJWT)
-	if err != nil {
-		return nil, fmt.Errorf("azure: %w", err)
-	}
 	h := &Handler{
-		mux: http.NewServeMux(), url: cfg.URL, tenant: cfg.Tenant, party: cfg.Party, lifetime: cfg.Lifetime,
+		service: service, tenant: cfg.Tenant,
 		apps: make(map[string][]FederatedCredential), containers: make(map[string]Container),
-		signer: signer, clock: cfg.Clock, trace: cfg.Trace,
 	}
-	if h.core, err = h.newCore(cfg); err != nil {
+	if h.core, err = h.newCore(cfg.Applications); err != nil {
 		return nil, fmt.Errorf("azure: %w", err)
 	}
-	if h.storage, err = h.newStorage(cfg); err != nil {
+	if h.storage, err = h.newStorage(cfg.Containers); err != nil {
 		return nil, fmt.Errorf("azure: %w", err)
 	}
-	h.mux.HandleFunc("GET /common/discovery/instance", h.serveInstance)
-	h.mux.HandleFunc("GET /{tenant}/v2.0/.well-known/openid-configuration", h.serveConfiguration)
-	h.mux.HandleFunc("GET /{tenant}/discovery/v2.0/keys", h.serveKeys)
-	h.mux.HandleFunc("/{tenant}/oauth2/v2.0/token", h.serveToken)
-	h.mux.HandleFunc("/", h.serveBlob)
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /common/discovery/instance", h.serveInstance)
+	mux.HandleFunc("GET /{tenant}/v2.0/.well-known/openid-configuration", h.serveConfiguration)
+	mux.HandleFunc("GET /{tenant}/discovery/v2.0/keys", h.serveKeys)
+	mux.HandleFunc("/{tenant}/oauth2/v2.0/token", h.serveToken)
+	mux.HandleFunc("/", h.serveBlob)
+	h.Handler = service.AtLabTime(mux)
 	return h, nil
 }
 
@@ -150,19 +133,12 @@ func New(cfg Config) (*Handler, error) {
 // its key cache.
 func (h *Handler) Core() *sts.Core { return h.core }
 
-// ServeHTTP implements [http.Handler]. Answers carry the time of the lab in
-// the Date header.
-func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	tokenservice.SetDate(w, h.clock)
-	h.mux.ServeHTTP(w, r)
-}
-
 // newCore registers the applications: each is a role that trusts its
 // credentials.
-func (h *Handler) newCore(cfg Config) (*sts.Core, error) {
+func (h *Handler) newCore(applications []Application) (*sts.Core, error) {
 	var issuers []sts.Issuer
 	var roles []sts.Role
-	for _, app := range cfg.Applications {
+	for _, app := range applications {
 		if !isUUID(app.ClientID) {
 			return nil, fmt.Errorf("application %q: the client id is not a UUID in lower case", app.ClientID)
 		}
@@ -176,7 +152,7 @@ func (h *Handler) newCore(cfg Config) (*sts.Core, error) {
 		h.apps[app.ClientID] = credentials
 		role := sts.Role{Name: app.ClientID}
 		for _, c := range credentials {
-			issuers = withAudience(issuers, c.Issuer, c.Audience)
+			issuers = tokenservice.WithAudience(issuers, c.Issuer, c.Audience)
 			role.Trust = append(role.Trust, sts.Statement{Issuer: c.Issuer, Conditions: []sts.Condition{
 				{Operator: sts.StringEquals, Claim: "sub", Values: []string{c.Subject}},
 				{Operator: sts.StringEquals, Claim: "aud", Values: []string{c.Audience}},
@@ -186,22 +162,7 @@ func (h *Handler) newCore(cfg Config) (*sts.Core, error) {
 			roles = append(roles, role)
 		}
 	}
-	return sts.New(sts.Config{
-		Party: cfg.Party, Profile: cfg.Profile, Issuers: issuers, Roles: roles,
-		Client: cfg.Client, Clock: cfg.Clock, Trace: cfg.Trace,
-	})
-}
-
-// withAudience registers an audience of an issuer, once.
-func withAudience(issuers []sts.Issuer, issuer, audience string) []sts.Issuer {
-	i := slices.IndexFunc(issuers, func(known sts.Issuer) bool { return known.URL == issuer })
-	if i < 0 {
-		return append(issuers, sts.Issuer{URL: issuer, Audiences: []string{audience}})
-	}
-	if !slices.Contains(issuers[i].Audiences, audience) {
-		issuers[i].Audiences = append(issuers[i].Audiences, audience)
-	}
-	return issuers
+	return h.service.Core(issuers, roles)
 }
 
 // checkedCredentials fills in the default audience.
@@ -245,10 +206,10 @@ func (c *FederatedCredential) validate() error {
 const alphanumeric = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 
 // newStorage registers the containers: each is a role that trusts its readers.
-func (h *Handler) newStorage(cfg Config) (*sts.Core, error) {
-	issuer := h.issuer(cfg.URL)
+func (h *Handler) newStorage(containers []Container) (*tokenservice.Resource, error) {
+	issuer := h.issuer(h.service.URL)
 	var roles []sts.Role
-	for _, c := range cfg.Containers {
+	for _, c := range containers {
 		if n := len(c.Name); n < 3 || n > 63 || strings.Trim(c.Name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
 			return nil, fmt.Errorf("container %q: the name must be 3 to 63 lower-case letters, digits and hyphens", c.Name)
 		}
@@ -271,15 +232,11 @@ func (h *Handler) newStorage(cfg Config) (*sts.Core, error) {
 			Conditions: []sts.Condition{{Operator: sts.StringEquals, Claim: "sub", Values: subjects}},
 		}}})
 	}
-	core, err := sts.New(sts.Config{
-		Party: cfg.Party + "-storage", Profile: tokenservice.AccessTokens(tokenservice.TypeJWT), Roles: roles,
-		Issuers: []sts.Issuer{{URL: issuer, Audiences: []string{storageResource}}},
-		Client:  cfg.Client, Clock: cfg.Clock, Trace: cfg.Trace,
-	})
+	storage, err := h.service.Resource("storage", issuer, storageResource, roles)
 	if err != nil {
 		return nil, fmt.Errorf("storage account: %w", err)
 	}
-	return core, nil
+	return storage, nil
 }
 
 // objectID returns the object id of an application's service principal.

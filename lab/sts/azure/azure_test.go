@@ -545,7 +545,7 @@ func TestBlob(t *testing.T) {
 		now := d.Clock.Now().Unix()
 		claims := accessToken{Audience: storageResource, Issuer: h.issuer(d.url), IssuedAt: now, NotBefore: now, Expiry: now + 60, Subject: h.objectID(testClient)}
 		change(&claims)
-		token, err := h.signer.Sign(claims)
+		token, err := h.service.Sign(claims)
 		if err != nil {
 			t.Fatal(err)
 		}

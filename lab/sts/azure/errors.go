@@ -138,7 +138,7 @@ func (h *Handler) refused(r *sts.Refusal, clientID, token string) *aadError {
 	case sts.TokenExpired, sts.TokenNotYetValid, sts.TokenIssuedInFuture, sts.TokenTooOld:
 		const layout = "2006-01-02T15:04:05.0000000Z"
 		return invalidClient(700024, fmt.Sprintf("Client assertion is not within its valid time range. Current time: %s, assertion valid from %s, expiry time of assertion %s.",
-			h.clock.Now().UTC().Format(layout), presented.notBefore.Format(layout), presented.expiry.Format(layout)))
+			h.service.Clock.Now().UTC().Format(layout), presented.notBefore.Format(layout), presented.expiry.Format(layout)))
 	case sts.AudienceMismatch, sts.ConditionMismatch: // a credential has no other condition
 		return invalidClient(700212, noMatch+"audience '"+presented.audience+"'."+checkThem)
 	case sts.SubjectMismatch:
@@ -186,7 +186,7 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, e *aadError) {
 	if id, err := uuid.Parse(r.Header.Get("client-request-id")); err == nil {
 		correlationID = id.String()
 	}
-	timestamp := h.clock.Now().UTC().Format("2006-01-02 15:04:05Z")
+	timestamp := h.service.Clock.Now().UTC().Format("2006-01-02 15:04:05Z")
 	code := strconv.Itoa(e.code)
 	w.Header().Set("X-Ms-Request-Id", traceID)
 	w.Header().Set("Cache-Control", "no-store, no-cache")

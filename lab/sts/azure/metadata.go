@@ -20,7 +20,7 @@ func (h *Handler) authority(r *http.Request) string {
 	if r.Host == publicHost {
 		return "https://" + publicHost
 	}
-	return h.url
+	return h.service.URL
 }
 
 // checkTenant says why a path's tenant is not the one there is.
@@ -65,14 +65,14 @@ func (h *Handler) serveKeys(w http.ResponseWriter, r *http.Request) {
 		h.refuse(w, r, e)
 		return
 	}
-	tokenservice.WriteJSON(w, http.StatusOK, h.signer.KeySet())
+	tokenservice.WriteJSON(w, http.StatusOK, h.service.KeySet())
 }
 
 // serveInstance says which hosts are one authority, and where the tenant's
 // configuration is, for the authority that the SDK was configured with.
 func (h *Handler) serveInstance(w http.ResponseWriter, r *http.Request) {
 	endpoint, err := url.Parse(r.URL.Query().Get("authorization_endpoint"))
-	own := strings.TrimPrefix(h.url, "https://")
+	own := strings.TrimPrefix(h.service.URL, "https://")
 	if err != nil || endpoint.Scheme != "https" || endpoint.Host != own && endpoint.Host != publicHost {
 		h.refuse(w, r, unknownInstance())
 		return

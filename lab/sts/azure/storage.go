@@ -14,7 +14,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/oidclab/oidclab/lab/sts"
-	"github.com/oidclab/oidclab/lab/trace"
 )
 
 // bearerVersion is the first version of the storage services that takes bearer
@@ -99,21 +98,13 @@ func (h *Handler) authorize(r *http.Request, container, name string) *storageErr
 	case version < bearerVersion: // also if there is none
 		return schemeRefused("Authentication scheme Bearer is not supported in this version.")
 	}
-	verdict := h.storage.Exchange(r.Context(), sts.Request{Token: strings.TrimSpace(token), Role: container})
-	event := trace.Event{Journey: verdict.Journey, Station: h.party + "-storage", Step: "use", Name: "unknown container", Outcome: trace.OK}
+	used := "unknown container"
 	if _, ok := h.containers[container]; ok {
-		event.Name = "container " + container
+		used = "container " + container
 	}
-	if verdict.Refusal != nil {
-		event.Outcome, event.Reason = trace.Refused, string(verdict.Refusal.Reason)
-		h.trace.Add(event)
-		return refusedByStorage(verdict.Refusal)
+	if refusal := h.storage.Use(r, strings.TrimSpace(token), container, used); refusal != nil {
+		return refusedByStorage(refusal)
 	}
-	// The access token's own journey ends here; what it is for goes on with
-	// that of the assertion it was exchanged for.
-	event.Journey, _ = verdict.Claims.Raw["oidclab_journey"].(string)
-	event.Detail = "access token " + verdict.Journey
-	h.trace.Add(event)
 	return nil
 }
 
@@ -154,11 +145,11 @@ func (h *Handler) refuseBlob(w http.ResponseWriter, e *storageError) {
 	header.Set("X-Ms-Error-Code", e.Code)
 	switch e.status {
 	case http.StatusUnauthorized:
-		header.Set("Www-Authenticate", "Bearer authorization_uri="+h.url+"/"+h.tenant+"/oauth2/authorize resource_id="+storageResource)
+		header.Set("Www-Authenticate", "Bearer authorization_uri="+h.service.URL+"/"+h.tenant+"/oauth2/authorize resource_id="+storageResource)
 	case http.StatusMethodNotAllowed:
 		header.Set("Allow", "GET, HEAD")
 	}
-	e.Message += "\nRequestId:" + header.Get("X-Ms-Request-Id") + "\nTime:" + h.clock.Now().UTC().Format("2006-01-02T15:04:05.0000000Z")
+	e.Message += "\nRequestId:" + header.Get("X-Ms-Request-Id") + "\nTime:" + h.service.Clock.Now().UTC().Format("2006-01-02T15:04:05.0000000Z")
 	body, err := xml.Marshal(e)
 	if err != nil {
 		panic("azure: an error cannot be encoded: " + err.Error()) // its type is wrong

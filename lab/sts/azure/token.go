@@ -49,9 +49,7 @@ type accessToken struct {
 	ID        string `json:"uti"`
 	Version   string `json:"ver"`
 
-	// Journey is that of the assertion, a hash of it (see package trace), so
-	// that what is done with this token can be added to that journey.
-	Journey string `json:"oidclab_journey"`
+	Journey string `json:"oidclab_journey"` // [tokenservice.JourneyClaim]
 }
 
 // tokenRequest is a client credentials request (Microsoft identity platform,
@@ -154,12 +152,12 @@ func (h *Handler) exchange(r *http.Request, request tokenRequest) (*tokenRespons
 	if verdict.Refusal != nil {
 		return nil, h.refused(verdict.Refusal, request.clientID, request.assertion)
 	}
-	now := h.clock.Now().Truncate(time.Second)
+	now := h.service.Clock.Now().Truncate(time.Second)
 	object := h.objectID(request.clientID)
-	token, err := h.signer.Sign(accessToken{
+	token, err := h.service.Sign(accessToken{
 		Audience: storageResource,
-		Issuer:   h.issuer(h.url),
-		IssuedAt: now.Unix(), NotBefore: now.Unix(), Expiry: now.Add(h.lifetime).Unix(),
+		Issuer:   h.issuer(h.service.URL),
+		IssuedAt: now.Unix(), NotBefore: now.Unix(), Expiry: now.Add(h.service.Lifetime).Unix(),
 		AppID: request.clientID, AppIDAcr: "2", IDType: "app",
 		ObjectID: object, Subject: object, TenantID: h.tenant,
 		ID: uuid.NewString(), Version: "1.0",
@@ -171,16 +169,16 @@ func (h *Handler) exchange(r *http.Request, request tokenRequest) (*tokenRespons
 		return nil, e
 	}
 	h.record(verdict.Journey, "grant", request.clientID, nil)
-	seconds := int64(h.lifetime.Seconds())
+	seconds := int64(h.service.Lifetime.Seconds())
 	return &tokenResponse{TokenType: "Bearer", ExpiresIn: seconds, ExtExpiresIn: seconds, AccessToken: token}, nil
 }
 
 // record adds an event to a token's journey. Of an error it keeps the code
 // only: its text may quote the request.
 func (h *Handler) record(journey, step, name string, e *aadError) {
-	event := trace.Event{Journey: journey, Station: h.party, Step: step, Name: name, Outcome: trace.OK}
+	reason := ""
 	if e != nil {
-		event.Outcome, event.Reason = trace.Refused, "AADSTS"+strconv.Itoa(e.code)
+		reason = "AADSTS" + strconv.Itoa(e.code)
 	}
-	h.trace.Add(event)
+	h.service.Record(journey, step, name, reason, "")
 }

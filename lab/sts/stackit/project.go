@@ -7,7 +7,6 @@ import (
 
 	"github.com/oidclab/oidclab/lab/sts"
 	"github.com/oidclab/oidclab/lab/sts/internal/tokenservice"
-	"github.com/oidclab/oidclab/lab/trace"
 )
 
 // project is a project on the wire (STACKIT resource manager API v2,
@@ -38,24 +37,16 @@ func (h *Handler) serveProject(w http.ResponseWriter, r *http.Request) {
 		h.refuseProject(w, r, http.StatusUnauthorized, "a bearer token is missing")
 		return
 	}
-	verdict := h.resource.Exchange(r.Context(), sts.Request{Token: strings.TrimSpace(token), Role: id})
 	p, known := h.projects[id]
-	event := trace.Event{Journey: verdict.Journey, Station: h.party + "-api", Step: "use", Name: "unknown project", Outcome: trace.OK}
+	used := "unknown project"
 	if known {
-		event.Name = "project " + id
+		used = "project " + id
 	}
-	if verdict.Refusal != nil {
-		event.Outcome, event.Reason = trace.Refused, string(verdict.Refusal.Reason)
-		h.trace.Add(event)
-		status, message := refusedByProject(verdict.Refusal)
+	if refusal := h.api.Use(r, strings.TrimSpace(token), id, used); refusal != nil {
+		status, message := refusedByProject(refusal)
 		h.refuseProject(w, r, status, message)
 		return
 	}
-	// The access token's own journey ends here; what it is for goes on with
-	// that of the workload's token it was exchanged for.
-	event.Journey, _ = verdict.Claims.Raw["oidclab_journey"].(string)
-	event.Detail = "access token " + verdict.Journey
-	h.trace.Add(event)
 	tokenservice.WriteJSON(w, http.StatusOK, project{ProjectID: p.ID, ContainerID: p.ID, Name: p.Name, LifecycleState: "ACTIVE"})
 }
 
@@ -84,7 +75,7 @@ func (h *Handler) refuseProject(w http.ResponseWriter, r *http.Request, status i
 		w.Header().Set("WWW-Authenticate", "Bearer") // RFC 6750 section 3
 	}
 	tokenservice.WriteJSON(w, status, apiError{
-		Time: h.clock.Now().UTC().Format(time.RFC3339Nano), Path: r.URL.Path,
+		Time: h.service.Clock.Now().UTC().Format(time.RFC3339Nano), Path: r.URL.Path,
 		Status: status, Error: http.StatusText(status), Message: message,
 	})
 }

@@ -20,7 +20,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/mail"
-	"net/url"
 	"slices"
 	"time"
 
@@ -83,58 +82,40 @@ type Project struct {
 	Readers []string // e-mail addresses of service accounts
 }
 
-// Handler answers for the identity provider and the resource manager. It is
-// safe for concurrent use.
+// Handler answers for the identity provider and the resource manager, with the
+// time of the lab in the Date header. It is safe for concurrent use.
 type Handler struct {
-	mux      *http.ServeMux
-	url      string
-	party    string
-	lifetime time.Duration
+	http.Handler
+
+	service  *tokenservice.Service
 	projects map[string]Project // by id
 	core     *sts.Core
-	resource *sts.Core // judges access tokens
-	signer   *tokenservice.Signer
-	clock    clock.Clock
-	trace    *trace.Log
+	api      *tokenservice.Resource
 }
 
 // New returns a handler for the root of a listener of its own, with a new
 // signing key. It does no I/O. An error names the account, provider or project
 // that is wrong.
 func New(cfg Config) (*Handler, error) {
-	if u, err := url.Parse(cfg.URL); err != nil || u.Host == "" || cfg.URL != "https://"+u.Host {
-		return nil, fmt.Errorf("stackit: URL %q is not an https origin without a trailing slash", cfg.URL)
-	}
-	if cfg.Party == "" {
-		cfg.Party = "stackit"
-	}
-	if cfg.Profile.Name == "" {
-		cfg.Profile = sts.STACKIT()
-	}
-	if cfg.Lifetime == 0 {
-		cfg.Lifetime = defaultLifetime
-	}
-	if cfg.Lifetime < time.Second {
-		return nil, fmt.Errorf("stackit: a lifetime of %s is less than a second", cfg.Lifetime)
-	}
-	signer, err := tokenservice.NewSigner(tokenservice.TypeJWT)
+	service, err := tokenservice.New(tokenservice.Config{
+		URL: cfg.URL, Party: cfg.Party, Profile: cfg.Profile, Lifetime: cfg.Lifetime, Client: cfg.Client, Clock: cfg.Clock, Trace: cfg.Trace,
+	}, tokenservice.Config{Party: "stackit", Profile: sts.STACKIT(), Lifetime: defaultLifetime})
 	if err != nil {
 		return nil, fmt.Errorf("stackit: %w", err)
 	}
-	h := &Handler{
-		mux: http.NewServeMux(), url: cfg.URL, party: cfg.Party, lifetime: cfg.Lifetime,
-		projects: make(map[string]Project), signer: signer, clock: cfg.Clock, trace: cfg.Trace,
-	}
-	if h.core, err = newCore(cfg); err != nil {
+	h := &Handler{service: service, projects: make(map[string]Project)}
+	if h.core, err = newCore(service, cfg.Accounts); err != nil {
 		return nil, fmt.Errorf("stackit: %w", err)
 	}
-	if h.resource, err = h.newResource(cfg); err != nil {
+	if h.api, err = h.newAPI(cfg); err != nil {
 		return nil, fmt.Errorf("stackit: %w", err)
 	}
-	h.mux.HandleFunc("/oauth/v2/token", h.serveToken)
-	h.mux.HandleFunc("GET /oauth/v2/jwks", h.serveKeys)
-	h.mux.HandleFunc("GET /.well-known/openid-configuration", h.serveConfiguration)
-	h.mux.HandleFunc("GET /v2/projects/{id}", h.serveProject)
+	mux := http.NewServeMux()
+	mux.HandleFunc("/oauth/v2/token", h.serveToken)
+	mux.HandleFunc("GET /oauth/v2/jwks", h.serveKeys)
+	mux.HandleFunc("GET /.well-known/openid-configuration", h.serveConfiguration)
+	mux.HandleFunc("GET /v2/projects/{id}", h.serveProject)
+	h.Handler = service.AtLabTime(mux)
 	return h, nil
 }
 
@@ -142,19 +123,12 @@ func New(cfg Config) (*Handler, error) {
 // look at its key cache.
 func (h *Handler) Core() *sts.Core { return h.core }
 
-// ServeHTTP implements [http.Handler]. Answers carry the time of the lab in
-// the Date header.
-func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	tokenservice.SetDate(w, h.clock)
-	h.mux.ServeHTTP(w, r)
-}
-
 // newCore registers the service accounts: each is a role that trusts its
 // providers.
-func newCore(cfg Config) (*sts.Core, error) {
+func newCore(service *tokenservice.Service, accounts []ServiceAccount) (*sts.Core, error) {
 	var issuers []sts.Issuer
 	var roles []sts.Role
-	for _, account := range cfg.Accounts {
+	for _, account := range accounts {
 		if address, err := mail.ParseAddress(account.Email); err != nil || address.Address != account.Email {
 			return nil, fmt.Errorf("service account %q: not an e-mail address", account.Email)
 		}
@@ -170,15 +144,16 @@ func newCore(cfg Config) (*sts.Core, error) {
 			if err != nil {
 				return nil, fmt.Errorf("service account %s: provider %s: %w", account.Email, p.Name, err)
 			}
-			issuers = withAudiences(issuers, p)
+			for _, a := range p.Assertions {
+				if a.Item == "aud" {
+					issuers = tokenservice.WithAudience(issuers, p.Issuer, a.Value)
+				}
+			}
 			role.Trust = append(role.Trust, statement)
 		}
 		roles = append(roles, role)
 	}
-	return sts.New(sts.Config{
-		Party: cfg.Party, Profile: cfg.Profile, Issuers: issuers, Roles: roles,
-		Client: cfg.Client, Clock: cfg.Clock, Trace: cfg.Trace,
-	})
+	return service.Core(issuers, roles)
 }
 
 func (p *Provider) statement() (sts.Statement, error) {
@@ -200,23 +175,8 @@ func (p *Provider) statement() (sts.Statement, error) {
 	return statement, nil
 }
 
-// withAudiences registers the audiences of a provider's issuer, each once.
-func withAudiences(issuers []sts.Issuer, p Provider) []sts.Issuer {
-	i := slices.IndexFunc(issuers, func(known sts.Issuer) bool { return known.URL == p.Issuer })
-	if i < 0 {
-		i = len(issuers)
-		issuers = append(issuers, sts.Issuer{URL: p.Issuer})
-	}
-	for _, a := range p.Assertions {
-		if a.Item == "aud" && !slices.Contains(issuers[i].Audiences, a.Value) {
-			issuers[i].Audiences = append(issuers[i].Audiences, a.Value)
-		}
-	}
-	return issuers
-}
-
-// newResource registers the projects: each is a role that trusts its readers.
-func (h *Handler) newResource(cfg Config) (*sts.Core, error) {
+// newAPI registers the projects: each is a role that trusts its readers.
+func (h *Handler) newAPI(cfg Config) (*tokenservice.Resource, error) {
 	var roles []sts.Role
 	for _, p := range cfg.Projects {
 		if id, err := uuid.Parse(p.ID); err != nil || id.String() != p.ID {
@@ -239,13 +199,9 @@ func (h *Handler) newResource(cfg Config) (*sts.Core, error) {
 			Conditions: []sts.Condition{{Operator: sts.StringEquals, Claim: "sub", Values: p.Readers}},
 		}}})
 	}
-	core, err := sts.New(sts.Config{
-		Party: cfg.Party + "-api", Profile: tokenservice.AccessTokens(tokenservice.TypeJWT), Roles: roles,
-		Issuers: []sts.Issuer{{URL: cfg.URL, Audiences: []string{apiAudience}}},
-		Client:  cfg.Client, Clock: cfg.Clock, Trace: cfg.Trace,
-	})
+	api, err := h.service.Resource("api", cfg.URL, apiAudience, roles)
 	if err != nil {
 		return nil, fmt.Errorf("resource manager: %w", err)
 	}
-	return core, nil
+	return api, nil
 }

@@ -419,7 +419,7 @@ func TestProject(t *testing.T) {
 		now := p.Clock.Now().Unix()
 		claims := accessToken{Issuer: p.url, Subject: testEmail, Audience: apiAudience, ID: "x", IssuedAt: now, Expiry: now + 60}
 		change(&claims)
-		token, err := h.signer.Sign(claims)
+		token, err := h.service.Sign(claims)
 		if err != nil {
 			t.Fatal(err)
 		}

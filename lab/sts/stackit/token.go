@@ -43,9 +43,7 @@ type accessToken struct {
 	Expiry   int64  `json:"exp"`
 	Email    string `json:"email"`
 
-	// Journey is that of the workload's token, a hash of it (see package
-	// trace), so that what is done with this token can be added to that journey.
-	Journey string `json:"oidclab_journey"`
+	Journey string `json:"oidclab_journey"` // [tokenservice.JourneyClaim]
 }
 
 // tokenRequest is what the SDK asks.
@@ -112,10 +110,10 @@ func (h *Handler) exchange(r *http.Request, request tokenRequest) (*tokenRespons
 	if verdict.Refusal != nil {
 		return nil, refused(verdict.Refusal)
 	}
-	now := h.clock.Now().Truncate(time.Second)
-	token, err := h.signer.Sign(accessToken{
-		Issuer: h.url, Subject: request.email, Audience: apiAudience, ID: uuid.NewString(),
-		IssuedAt: now.Unix(), Expiry: now.Add(h.lifetime).Unix(),
+	now := h.service.Clock.Now().Truncate(time.Second)
+	token, err := h.service.Sign(accessToken{
+		Issuer: h.service.URL, Subject: request.email, Audience: apiAudience, ID: uuid.NewString(),
+		IssuedAt: now.Unix(), Expiry: now.Add(h.service.Lifetime).Unix(),
 		Email: request.email, Journey: verdict.Journey,
 	})
 	if err != nil {
@@ -124,25 +122,25 @@ func (h *Handler) exchange(r *http.Request, request tokenRequest) (*tokenRespons
 		return nil, e
 	}
 	h.record(verdict.Journey, "grant", request.email, nil)
-	return &tokenResponse{AccessToken: token, ExpiresIn: int64(h.lifetime.Seconds()), TokenType: "Bearer"}, nil
+	return &tokenResponse{AccessToken: token, ExpiresIn: int64(h.service.Lifetime.Seconds()), TokenType: "Bearer"}, nil
 }
 
 // record adds an event to a token's journey.
 func (h *Handler) record(journey, step, name string, e *oauthError) {
-	event := trace.Event{Journey: journey, Station: h.party, Step: step, Name: name, Outcome: trace.OK}
+	var reason, detail string
 	if e != nil {
-		event.Outcome, event.Reason, event.Detail = trace.Refused, e.code, e.description
+		reason, detail = e.code, e.description
 	}
-	h.trace.Add(event)
+	h.service.Record(journey, step, name, reason, detail)
 }
 
 // serveConfiguration answers with the service's metadata (OpenID Connect
 // Discovery 1.0 section 3), by which its access tokens can be verified.
 func (h *Handler) serveConfiguration(w http.ResponseWriter, _ *http.Request) {
 	tokenservice.WriteJSON(w, http.StatusOK, map[string]any{
-		"issuer":                                h.url,
-		"token_endpoint":                        h.url + "/oauth/v2/token",
-		"jwks_uri":                              h.url + "/oauth/v2/jwks",
+		"issuer":                                h.service.URL,
+		"token_endpoint":                        h.service.URL + "/oauth/v2/token",
+		"jwks_uri":                              h.service.URL + "/oauth/v2/jwks",
 		"grant_types_supported":                 []string{grantType},
 		"response_types_supported":              []string{}, // there is no authorization endpoint
 		"subject_types_supported":               []string{"public"},
@@ -151,5 +149,5 @@ func (h *Handler) serveConfiguration(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (h *Handler) serveKeys(w http.ResponseWriter, _ *http.Request) {
-	tokenservice.WriteJSON(w, http.StatusOK, h.signer.KeySet())
+	tokenservice.WriteJSON(w, http.StatusOK, h.service.KeySet())
 }
