@@ -5,27 +5,18 @@ import (
 	"encoding/json"
 	"encoding/xml"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
 	"testing"
 	"time"
-
-	"go.uber.org/goleak"
 
 	"github.com/oidclab/oidclab/lab/sts"
 	"github.com/oidclab/oidclab/lab/sts/internal/ststest"
 	"github.com/oidclab/oidclab/lab/trace"
 )
 
-func TestMain(m *testing.M) {
-	if os.Getenv(childVariable) != "" {
-		os.Exit(child())
-	}
-	goleak.VerifyTestMain(m)
-}
+func TestMain(m *testing.M) { ststest.Main(m, application) }
 
 const (
 	testAccount  = "123456789012"
@@ -115,16 +106,9 @@ type answer struct {
 
 func (a *account) do(t testing.TB, request *http.Request) answer {
 	t.Helper()
-	response, err := a.Client.Do(request)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := answer{status: response.StatusCode, header: response.Header, body: string(body)}
+	var got answer
+	status, header, body := a.Do(t, request)
+	got.status, got.header, got.body = status, header, string(body)
 	if len(body) > 0 {
 		if err := xml.Unmarshal(body, &got); err != nil {
 			t.Fatalf("%v in %s", err, body)
@@ -133,21 +117,9 @@ func (a *account) do(t testing.TB, request *http.Request) answer {
 	return got
 }
 
-func (a *account) request(t testing.TB, method, target string, body string) *http.Request {
-	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), method, target, strings.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if method == http.MethodPost {
-		request.Header.Set("Content-Type", "application/x-www-form-urlencoded; charset=utf-8")
-	}
-	return request
-}
-
 func (a *account) post(t testing.TB, form url.Values) answer {
 	t.Helper()
-	return a.do(t, a.request(t, http.MethodPost, a.url, form.Encode()))
+	return a.do(t, ststest.Request(t, http.MethodPost, a.url, form.Encode()))
 }
 
 func wantError(t testing.TB, got answer, status int, code, message string) {
@@ -185,7 +157,7 @@ func TestAssumeRole(t *testing.T) {
 	}
 	a.Secrets(t, token, token[strings.LastIndex(token, ".")+1:], got.SecretAccessKey, got.SessionToken, got.AccessKeyID)
 
-	if r := a.do(t, a.request(t, http.MethodGet, a.url+"?"+assumeForm(token).Encode(), "")); r.status != http.StatusOK {
+	if r := a.do(t, ststest.Request(t, http.MethodGet, a.url+"?"+assumeForm(token).Encode(), "")); r.status != http.StatusOK {
 		t.Errorf("as a GET query: %d %s", r.status, r.body)
 	}
 }
@@ -395,7 +367,7 @@ func TestRequestsRefused(t *testing.T) {
 		{"huge", "POST", a.url, "application/x-www-form-urlencoded", good + "&x=" + strings.Repeat("x", maxBodyBytes), 413, "RequestEntityTooLarge"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			request := a.request(t, test.method, test.target, test.body)
+			request := ststest.Request(t, test.method, test.target, test.body)
 			request.Header.Set("Content-Type", test.contentType)
 			got := a.do(t, request)
 			if got.status != test.status || got.Code != test.code {
@@ -407,7 +379,7 @@ func TestRequestsRefused(t *testing.T) {
 		})
 	}
 	// HEAD has no body to be read as XML.
-	response, err := a.Client.Do(a.request(t, http.MethodHead, a.url, ""))
+	response, err := a.Client.Do(ststest.Request(t, http.MethodHead, a.url, ""))
 	if err != nil {
 		t.Fatal(err)
 	}

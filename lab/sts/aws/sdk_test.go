@@ -1,15 +1,9 @@
 package aws
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -17,10 +11,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/config"
 	sdksts "github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/aws/smithy-go"
-)
 
-// childVariable tells the test binary to be an application that uses the SDK.
-const childVariable = "OIDCLAB_TEST_CHILD"
+	"github.com/oidclab/oidclab/lab/sts/internal/ststest"
+)
 
 // report is what the application saw, one JSON line for each line it was sent.
 type report struct {
@@ -31,22 +24,15 @@ type report struct {
 	Error   string
 }
 
-// child is the application: the SDK without any options. It asks who it is
-// each time it is sent a line.
-func child() int {
+// application is the SDK without any options. It asks who it is.
+func application(string) (func(string) any, error) {
 	ctx := context.Background()
 	cfg, err := config.LoadDefaultConfig(ctx)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+		return nil, err
 	}
 	client := sdksts.NewFromConfig(cfg)
-	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
-		if err := json.NewEncoder(os.Stdout).Encode(ask(ctx, cfg, client)); err != nil {
-			return 1
-		}
-	}
-	return 0
+	return func(string) any { return ask(ctx, cfg, client) }, nil
 }
 
 func ask(ctx context.Context, cfg awssdk.Config, client *sdksts.Client) report {
@@ -68,73 +54,33 @@ func ask(ctx context.Context, cfg awssdk.Config, client *sdksts.Client) report {
 	return r
 }
 
-// application is a running child.
-type application struct {
-	stdin  io.Writer
-	stdout *json.Decoder
-}
-
 // run starts the application with nothing in its environment but what a
 // webhook injects into a pod, the endpoint and the authority.
-func (a *account) run(t *testing.T, token string, more ...string) *application {
+func (a *account) run(t *testing.T, token string, more ...string) *ststest.Application {
 	t.Helper()
-	dir := t.TempDir()
-	tokenFile, bundle := filepath.Join(dir, "token"), filepath.Join(dir, "ca.pem")
-	for file, content := range map[string][]byte{tokenFile: []byte(token), bundle: a.CA.CertPEM()} {
-		if err := os.WriteFile(file, content, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(self) // ends when its input does
-	cmd.Env = append([]string{
-		childVariable + "=1",
-		"AWS_ENDPOINT_URL_STS=" + a.url,
-		"AWS_REGION=eu-central-1",
-		"AWS_ROLE_ARN=" + testRole,
-		"AWS_WEB_IDENTITY_TOKEN_FILE=" + tokenFile,
-		"AWS_CA_BUNDLE=" + bundle,
-	}, more...)
-	cmd.Stderr = os.Stderr
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		stdin.Close()
-		if err := cmd.Wait(); err != nil {
-			t.Errorf("application: %v", err)
-		}
+	return a.Start(t, "default", token, func(files ststest.Files) []string {
+		return append([]string{
+			"AWS_ENDPOINT_URL_STS=" + a.url,
+			"AWS_REGION=eu-central-1",
+			"AWS_ROLE_ARN=" + testRole,
+			"AWS_WEB_IDENTITY_TOKEN_FILE=" + files.Token,
+			"AWS_CA_BUNDLE=" + files.CA,
+		}, more...)
 	})
-	return &application{stdin, json.NewDecoder(stdout)}
 }
 
-func (a *application) ask(t *testing.T) report {
+// whoIs asks an application who it is.
+func whoIs(t *testing.T, app *ststest.Application) report {
 	t.Helper()
-	if _, err := fmt.Fprintln(a.stdin, "who am I?"); err != nil {
-		t.Fatal(err)
-	}
 	var r report
-	if err := a.stdout.Decode(&r); err != nil {
-		t.Fatal(err)
-	}
+	app.Ask(t, "who am I?", &r)
 	return r
 }
 
 func TestSDK(t *testing.T) {
 	a := newAccount(t)
 	app := a.run(t, a.token(t, nil), "AWS_ROLE_SESSION_NAME=from-the-environment")
-	got := app.ask(t)
+	got := whoIs(t, app)
 	if want := "arn:aws:sts::123456789012:assumed-role/demo/from-the-environment"; got.Arn != want {
 		t.Fatalf("got %+v, want %s", got, want)
 	}
@@ -142,14 +88,14 @@ func TestSDK(t *testing.T) {
 		t.Errorf("the SDK keeps the credentials until %s, want %s", got.Expires, want)
 	}
 	a.Clock.Advance(time.Hour)
-	if got := app.ask(t); got.Code != "ExpiredToken" {
+	if got := whoIs(t, app); got.Code != "ExpiredToken" {
 		t.Errorf("after they expired: %+v", got)
 	}
 }
 
 func TestSDKWithoutSessionName(t *testing.T) {
 	a := newAccount(t)
-	if got := a.run(t, a.token(t, nil)).ask(t); got.Arn == "" {
+	if got := whoIs(t, a.run(t, a.token(t, nil))); got.Arn == "" {
 		t.Errorf("got %+v", got)
 	}
 }
@@ -165,7 +111,7 @@ func TestSDKRefused(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			got := a.run(t, test.token, "AWS_MAX_ATTEMPTS=1").ask(t)
+			got := whoIs(t, a.run(t, test.token, "AWS_MAX_ATTEMPTS=1"))
 			if got.Code != test.code || got.Type != test.goType {
 				t.Errorf("got %s as %s (%s), want %s as %s", got.Code, got.Type, got.Error, test.code, test.goType)
 			}

@@ -11,6 +11,8 @@ import (
 
 	awssdk "github.com/aws/aws-sdk-go-v2/aws"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+
+	"github.com/oidclab/oidclab/lab/sts/internal/ststest"
 )
 
 const mismatch = "The request signature we calculated does not match the signature you provided. Check your AWS Secret Access Key and signing method. Consult the service documentation for details."
@@ -38,7 +40,7 @@ func (a *account) signed(t testing.TB, credentials answer, before func(*call)) *
 	const form = "Action=GetCallerIdentity&Version=2011-06-15"
 	c := &call{
 		credentials: awssdk.Credentials{AccessKeyID: credentials.AccessKeyID, SecretAccessKey: credentials.SecretAccessKey, SessionToken: credentials.SessionToken},
-		request:     a.request(t, http.MethodPost, a.url, form),
+		request:     ststest.Request(t, http.MethodPost, a.url, form),
 		body:        form,
 		service:     "sts", region: "eu-central-1",
 		at: a.Clock.Now(),
@@ -59,16 +61,25 @@ func (a *account) signed(t testing.TB, credentials answer, before func(*call)) *
 	if err != nil {
 		t.Fatal(err)
 	}
-	request := a.request(t, c.request.Method, signed, "")
+	request := ststest.Request(t, c.request.Method, signed, "")
 	request.Header = header
 	return request
+}
+
+// headers are those of a signed request, as text.
+func headers(r *http.Request) string {
+	var lines []string
+	for _, name := range []string{"Authorization", "X-Amz-Date", "X-Amz-Security-Token"} {
+		lines = append(lines, name+": "+r.Header.Get(name))
+	}
+	return strings.Join(lines, "\n")
 }
 
 // presigned is the request by which EKS clusters know their callers.
 func (a *account) presigned(t testing.TB) func(*call) {
 	return func(c *call) {
 		c.presign, c.body = true, ""
-		c.request = a.request(t, http.MethodGet, a.url+"?Action=GetCallerIdentity&Version=2011-06-15&X-Amz-Expires=60", "")
+		c.request = ststest.Request(t, http.MethodGet, a.url+"?Action=GetCallerIdentity&Version=2011-06-15&X-Amz-Expires=60", "")
 		c.request.Header.Set("x-k8s-aws-id", "cluster")
 	}
 }
@@ -90,7 +101,7 @@ func TestCallerIdentity(t *testing.T) {
 		"presigned with X-Amz- headers": func(c *call) { a.presigned(t)(c); c.keepHeaders = true; c.request.Header.Set("X-Amz-Meta", "a") },
 		"with the action in a query": func(c *call) {
 			c.body = ""
-			c.request = a.request(t, http.MethodGet, a.url+"?Action=GetCallerIdentity&Version=2011-06-15", "")
+			c.request = ststest.Request(t, http.MethodGet, a.url+"?Action=GetCallerIdentity&Version=2011-06-15", "")
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -4,10 +4,8 @@ import (
 	"encoding/json"
 	"encoding/xml"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -15,19 +13,13 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
-	"go.uber.org/goleak"
 
 	"github.com/oidclab/oidclab/lab/sts"
 	"github.com/oidclab/oidclab/lab/sts/internal/ststest"
 	"github.com/oidclab/oidclab/lab/trace"
 )
 
-func TestMain(m *testing.M) {
-	if os.Getenv(childVariable) != "" {
-		os.Exit(child())
-	}
-	goleak.VerifyTestMain(m)
-}
+func TestMain(m *testing.M) { ststest.Main(m, application) }
 
 const (
 	testTenant  = "72f988bf-0000-4000-8000-2d7cd011db47"
@@ -126,19 +118,9 @@ type answer struct {
 
 func (d *directory) do(t testing.TB, request *http.Request) answer {
 	t.Helper()
-	response, err := d.Client.Do(request)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := answer{status: response.StatusCode, header: response.Header, body: string(body)}
-	if want := d.Clock.Now().UTC().Format(http.TimeFormat); got.header.Get("Date") != want {
-		t.Errorf("Date %q, want %q", got.header.Get("Date"), want)
-	}
+	var got answer
+	status, header, body := d.Do(t, request)
+	got.status, got.header, got.body = status, header, string(body)
 	switch media, _, _ := strings.Cut(got.header.Get("Content-Type"), ";"); {
 	case media == "application/json":
 		for _, into := range []any{&got.tokenResponse, &got.errorResponse} {
@@ -154,29 +136,17 @@ func (d *directory) do(t testing.TB, request *http.Request) answer {
 	return got
 }
 
-func (d *directory) request(t testing.TB, method, target, body string) *http.Request {
-	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), method, target, strings.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if method == http.MethodPost {
-		request.Header.Set("Content-Type", "application/x-www-form-urlencoded; charset=utf-8")
-	}
-	return request
-}
-
 func (d *directory) tokenURL() string { return d.url + "/" + testTenant + "/oauth2/v2.0/token" }
 
 func (d *directory) post(t testing.TB, form url.Values) answer {
 	t.Helper()
-	return d.do(t, d.request(t, http.MethodPost, d.tokenURL(), form.Encode()))
+	return d.do(t, ststest.Request(t, http.MethodPost, d.tokenURL(), form.Encode()))
 }
 
 // read gets a blob with an access token.
 func (d *directory) read(t testing.TB, path, accessToken string) answer {
 	t.Helper()
-	request := d.request(t, http.MethodGet, d.url+path, "")
+	request := ststest.Request(t, http.MethodGet, d.url+path, "")
 	request.Header.Set("X-Ms-Version", storageTime)
 	request.Header.Set("Authorization", "Bearer "+accessToken)
 	return d.do(t, request)
@@ -214,10 +184,10 @@ func TestToken(t *testing.T) {
 		Issuer, JWKSURI string
 		Keys            string `json:"jwks_uri"`
 	}
-	if err := json.Unmarshal([]byte(d.do(t, d.request(t, http.MethodGet, d.url+"/"+testTenant+"/v2.0/.well-known/openid-configuration", "")).body), &configuration); err != nil {
+	if err := json.Unmarshal([]byte(d.do(t, ststest.Request(t, http.MethodGet, d.url+"/"+testTenant+"/v2.0/.well-known/openid-configuration", "")).body), &configuration); err != nil {
 		t.Fatal(err)
 	}
-	keys := d.do(t, d.request(t, http.MethodGet, configuration.Keys, ""))
+	keys := d.do(t, ststest.Request(t, http.MethodGet, configuration.Keys, ""))
 	var set jose.JSONWebKeySet
 	if err := json.Unmarshal([]byte(keys.body), &set); err != nil || len(set.Keys) != 1 || !set.Keys[0].IsPublic() {
 		t.Fatalf("%v in %s", err, keys.body)
@@ -494,7 +464,7 @@ func TestRequestsRefused(t *testing.T) {
 		{"no instance", "GET", "/common/discovery/instance", 400, "invalid_instance", 50049},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			request := d.request(t, test.method, d.url+test.path, good)
+			request := ststest.Request(t, test.method, d.url+test.path, good)
 			request.Header.Set("Client-Request-Id", "0b9b7f70-0000-4000-8000-000000000009")
 			got := d.do(t, request)
 			if got.status != test.status || got.Error != test.oauth || test.code != 0 && !slices.Equal(got.Codes, []int{test.code}) {
@@ -515,7 +485,7 @@ func TestRequestsRefused(t *testing.T) {
 func TestAuthority(t *testing.T) {
 	d := newDirectory(t)
 	for host, want := range map[string]string{"": d.url, "login.microsoftonline.com": "https://login.microsoftonline.com", "evil.example": d.url} {
-		request := d.request(t, http.MethodGet, d.url+"/"+testTenant+"/v2.0/.well-known/openid-configuration", "")
+		request := ststest.Request(t, http.MethodGet, d.url+"/"+testTenant+"/v2.0/.well-known/openid-configuration", "")
 		request.Host = host
 		var got map[string]any
 		if err := json.Unmarshal([]byte(d.do(t, request).body), &got); err != nil {
@@ -582,7 +552,7 @@ func TestBlob(t *testing.T) {
 		{"PUT", "PUT", "/demo/a/hello.txt", "Bearer " + granted, storageTime, 405, "UnsupportedHttpVerb", "The resource doesn't support specified Http Verb.", ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			request := d.request(t, test.method, d.url+test.path, "")
+			request := ststest.Request(t, test.method, d.url+test.path, "")
 			for name, value := range map[string]string{"Authorization": test.authorization, "X-Ms-Version": test.version} {
 				if value != "" {
 					request.Header.Set(name, value)

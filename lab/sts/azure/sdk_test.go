@@ -1,18 +1,13 @@
 package azure
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -23,13 +18,15 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
+
+	"github.com/oidclab/oidclab/lab/sts/internal/ststest"
 )
 
-// childVariable tells the test binary to be an application that uses the SDK;
-// its value is production if the application has no options at all.
+// The modes of the application: withOption has the one option for which there is
+// no environment variable, production none at all.
 const (
-	childVariable = "OIDCLAB_TEST_CHILD"
-	production    = "production"
+	withOption = "with an option"
+	production = "production"
 )
 
 // report is what the application saw, one JSON line for each line it was sent.
@@ -41,28 +38,21 @@ type report struct {
 	Error   string
 }
 
-// child is the application: a credential and a pipeline with bearer tokens, as
-// the SDK's storage client has it. The only option is the one for which there
-// is no environment variable. It reads a blob for each line it is sent.
-func child() int {
+// application is a credential and a pipeline with bearer tokens, as the SDK's
+// storage client has it. It reads the blob that each line names.
+func application(mode string) (func(string) any, error) {
 	options := &azidentity.WorkloadIdentityCredentialOptions{DisableInstanceDiscovery: true}
-	if os.Getenv(childVariable) == production {
+	if mode == production {
 		options = nil
 	}
 	credential, err := azidentity.NewWorkloadIdentityCredential(options)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+		return nil, err
 	}
 	scopes := []string{storageResource + "/.default"}
 	pipeline := runtime.NewPipeline("oidclab", "test",
 		runtime.PipelineOptions{PerRetry: []policy.Policy{runtime.NewBearerTokenPolicy(credential, scopes, nil)}}, nil)
-	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
-		if err := json.NewEncoder(os.Stdout).Encode(readBlob(credential, scopes, pipeline, lines.Text())); err != nil {
-			return 1
-		}
-	}
-	return 0
+	return func(blob string) any { return readBlob(credential, scopes, pipeline, blob) }, nil
 }
 
 func readBlob(credential azcore.TokenCredential, scopes []string, pipeline runtime.Pipeline, blob string) report {
@@ -94,77 +84,37 @@ func readBlob(credential azcore.TokenCredential, scopes []string, pipeline runti
 	return report{Status: response.StatusCode, Content: string(content), Expires: token.ExpiresOn}
 }
 
-// application is a running child.
-type application struct {
-	blob   string
-	stdin  io.Writer
-	stdout *json.Decoder
-}
-
 // run starts the application with nothing in its environment but what the
 // webhook injects into a pod, and the authority's certificate.
-func (d *directory) run(t *testing.T, token string) *application {
+func (d *directory) run(t *testing.T, token string) *ststest.Application {
 	t.Helper()
-	return d.start(t, token, childVariable+"=with an option", "AZURE_AUTHORITY_HOST="+d.url)
+	return d.start(t, withOption, token, "AZURE_AUTHORITY_HOST="+d.url)
 }
 
-func (d *directory) start(t *testing.T, token string, more ...string) *application {
+func (d *directory) start(t *testing.T, mode, token string, more ...string) *ststest.Application {
 	t.Helper()
-	dir := t.TempDir()
-	tokenFile, bundle := filepath.Join(dir, "token"), filepath.Join(dir, "ca.pem")
-	for file, content := range map[string][]byte{tokenFile: []byte(token), bundle: d.CA.CertPEM()} {
-		if err := os.WriteFile(file, content, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(self) // ends when its input does
-	cmd.Env = append([]string{
-		"AZURE_CLIENT_ID=" + testClient,
-		"AZURE_FEDERATED_TOKEN_FILE=" + tokenFile,
-		"AZURE_TENANT_ID=" + testTenant,
-		"SSL_CERT_FILE=" + bundle,
-	}, more...)
-	cmd.Stderr = os.Stderr
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		stdin.Close()
-		if err := cmd.Wait(); err != nil {
-			t.Errorf("application: %v", err)
-		}
+	return d.Start(t, mode, token, func(files ststest.Files) []string {
+		return append([]string{
+			"AZURE_CLIENT_ID=" + testClient,
+			"AZURE_FEDERATED_TOKEN_FILE=" + files.Token,
+			"AZURE_TENANT_ID=" + testTenant,
+			"SSL_CERT_FILE=" + files.CA,
+		}, more...)
 	})
-	return &application{d.url + "/demo/a/hello.txt", stdin, json.NewDecoder(stdout)}
 }
 
-func (a *application) read(t *testing.T) report {
+// readAs has an application read the blob.
+func (d *directory) readAs(t *testing.T, app *ststest.Application) report {
 	t.Helper()
-	if _, err := fmt.Fprintln(a.stdin, a.blob); err != nil {
-		t.Fatal(err)
-	}
 	var r report
-	if err := a.stdout.Decode(&r); err != nil {
-		t.Fatal(err)
-	}
+	app.Ask(t, d.url+"/demo/a/hello.txt", &r)
 	return r
 }
 
 func TestSDK(t *testing.T) {
 	d := newDirectory(t)
 	app := d.run(t, d.token(t, nil))
-	got := app.read(t)
+	got := d.readAs(t, app)
 	if got.Status != http.StatusOK || got.Content != testContent {
 		t.Fatalf("got %+v", got)
 	}
@@ -173,7 +123,7 @@ func TestSDK(t *testing.T) {
 		t.Errorf("the SDK keeps the token until %s", got.Expires)
 	}
 	d.Clock.Advance(time.Hour)
-	if got := app.read(t); got.Status != http.StatusUnauthorized || !strings.Contains(got.Content, "The token is expired.") {
+	if got := d.readAs(t, app); got.Status != http.StatusUnauthorized || !strings.Contains(got.Content, "The token is expired.") {
 		t.Errorf("after it expired: %+v", got)
 	}
 }
@@ -195,8 +145,8 @@ func TestSDKInProduction(t *testing.T) {
 	proxy := httptest.NewServer(connectTo(strings.TrimPrefix(public.URL(), "https://")))
 	t.Cleanup(proxy.Close)
 
-	app := d.start(t, d.token(t, nil), childVariable+"="+production, "AZURE_AUTHORITY_HOST=https://"+publicHost+"/", "HTTPS_PROXY="+proxy.URL)
-	if got := app.read(t); got.Status != http.StatusOK || got.Content != testContent {
+	app := d.start(t, production, d.token(t, nil), "AZURE_AUTHORITY_HOST=https://"+publicHost+"/", "HTTPS_PROXY="+proxy.URL)
+	if got := d.readAs(t, app); got.Status != http.StatusOK || got.Content != testContent {
 		t.Fatalf("got %+v", got)
 	}
 	mu.Lock()
@@ -252,7 +202,7 @@ func TestSDKRefused(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			got := d.run(t, test.token).read(t)
+			got := d.readAs(t, d.run(t, test.token))
 			if got.Status != test.status || got.Type != "*azidentity.AuthenticationFailedError" || !strings.Contains(got.Error, test.code+":") {
 				t.Errorf("got %+v; want %d with %s", got, test.status, test.code)
 			}

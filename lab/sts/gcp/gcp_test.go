@@ -8,25 +8,17 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"slices"
 	"strings"
 	"testing"
 	"time"
-
-	"go.uber.org/goleak"
 
 	"github.com/oidclab/oidclab/lab/sts"
 	"github.com/oidclab/oidclab/lab/sts/internal/ststest"
 	"github.com/oidclab/oidclab/lab/trace"
 )
 
-func TestMain(m *testing.M) {
-	if os.Getenv(childVariable) != "" {
-		os.Exit(child())
-	}
-	goleak.VerifyTestMain(m)
-}
+func TestMain(m *testing.M) { ststest.Main(m, application) }
 
 const (
 	testProject  = "123456789012"
@@ -153,27 +145,16 @@ func (a answer) cause() string {
 
 func (p *project) do(t testing.TB, method, target, token, contentType, body string) answer {
 	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), method, p.url+target, strings.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
+	request := ststest.Request(t, method, p.url+target, body)
 	if token != "" {
 		request.Header.Set("Authorization", "Bearer "+token)
 	}
 	if contentType != "" {
 		request.Header.Set("Content-Type", contentType)
 	}
-	response, err := p.Client.Do(request)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer response.Body.Close()
-	data, err := io.ReadAll(response.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := answer{status: response.StatusCode, header: response.Header, body: string(data)}
-	if strings.HasPrefix(response.Header.Get("Content-Type"), "application/json") {
+	status, header, data := p.Do(t, request)
+	got := answer{status: status, header: header, body: string(data)}
+	if strings.HasPrefix(header.Get("Content-Type"), "application/json") {
 		if err := json.Unmarshal(data, &got); err != nil {
 			t.Fatalf("%v in %s", err, data)
 		}

@@ -1,26 +1,23 @@
 package gcp
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
-	"fmt"
 	"io"
 	"net/http"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	adc "cloud.google.com/go/auth/credentials"
 	"golang.org/x/oauth2/google"
+
+	"github.com/oidclab/oidclab/lab/sts/internal/ststest"
 )
 
-// childVariable tells the test binary to be an application that uses an SDK:
-// "auth" is cloud.google.com/go/auth, "oauth2" golang.org/x/oauth2/google.
-const childVariable = "OIDCLAB_TEST_CHILD"
+// The modes of the application are its SDKs: cloud.google.com/go/auth, and
+// golang.org/x/oauth2/google.
+func sdks() []string { return []string{"auth", "oauth2"} }
 
 // report is what the application saw, one JSON line for each line it was sent.
 type report struct {
@@ -29,25 +26,18 @@ type report struct {
 	Error   string // of the credentials
 }
 
-// child is the application: it reads the object whose URL it is sent.
-func child() int {
-	ctx := context.Background()
-	token, err := newTokenSource(ctx)
+// application reads the object whose URL each line is.
+func application(sdk string) (func(string) any, error) {
+	token, err := newTokenSource(context.Background(), sdk)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+		return nil, err
 	}
-	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
-		if err := json.NewEncoder(os.Stdout).Encode(get(token, lines.Text())); err != nil {
-			return 1
-		}
-	}
-	return 0
+	return func(target string) any { return get(token, target) }, nil
 }
 
 // newTokenSource uses the application default credentials, as applications do.
-func newTokenSource(ctx context.Context) (func() (string, error), error) {
-	if os.Getenv(childVariable) == "oauth2" {
+func newTokenSource(ctx context.Context, sdk string) (func() (string, error), error) {
+	if sdk == "oauth2" {
 		source, err := google.DefaultTokenSource(ctx, cloudPlatform)
 		if err != nil {
 			return nil, err
@@ -95,75 +85,30 @@ func get(accessToken func() (string, error), target string) report {
 	return report{Status: response.StatusCode, Content: string(content)}
 }
 
-// application is a running child.
-type application struct {
-	stdin     io.Writer
-	stdout    *json.Decoder
-	tokenFile string
-	object    string // the URL
-}
-
 // run starts the application with nothing in its environment but the
 // credential file and the authority.
-func (p *project) run(t *testing.T, sdk, serviceAccount, audience, token string) *application {
+func (p *project) run(t *testing.T, sdk, serviceAccount, audience, token string) *ststest.Application {
 	t.Helper()
-	dir := t.TempDir()
-	app := &application{tokenFile: filepath.Join(dir, "token"), object: p.url + "/storage/v1/b/demo/o/greeting?alt=media"}
-	credentialFile, bundle := filepath.Join(dir, "credentials.json"), filepath.Join(dir, "ca.pem")
-	data, err := CredentialsJSON(CredentialFile{URL: p.url, Audience: audience, TokenFile: app.tokenFile, ServiceAccount: serviceAccount})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for file, content := range map[string][]byte{app.tokenFile: []byte(token), credentialFile: data, bundle: p.CA.CertPEM()} {
-		if err := os.WriteFile(file, content, 0o600); err != nil {
+	return p.Start(t, sdk, token, func(files ststest.Files) []string {
+		data, err := CredentialsJSON(CredentialFile{URL: p.url, Audience: audience, TokenFile: files.Token, ServiceAccount: serviceAccount})
+		if err != nil {
 			t.Fatal(err)
 		}
-	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(self) // ends when its input does
-	cmd.Env = []string{
-		childVariable + "=" + sdk,
-		"GOOGLE_APPLICATION_CREDENTIALS=" + credentialFile,
-		"SSL_CERT_FILE=" + bundle,
-	}
-	cmd.Stderr = os.Stderr
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		stdin.Close()
-		if err := cmd.Wait(); err != nil {
-			t.Errorf("application: %v", err)
+		credentialFile := files.Token + ".json"
+		if err := os.WriteFile(credentialFile, data, 0o600); err != nil {
+			t.Fatal(err)
 		}
+		return []string{"GOOGLE_APPLICATION_CREDENTIALS=" + credentialFile, "SSL_CERT_FILE=" + files.CA}
 	})
-	app.stdin, app.stdout = stdin, json.NewDecoder(stdout)
-	return app
 }
 
-func (a *application) read(t *testing.T) report {
+// readAs has an application read the object.
+func (p *project) readAs(t *testing.T, app *ststest.Application) report {
 	t.Helper()
-	if _, err := fmt.Fprintln(a.stdin, a.object); err != nil {
-		t.Fatal(err)
-	}
 	var r report
-	if err := a.stdout.Decode(&r); err != nil {
-		t.Fatal(err)
-	}
+	app.Ask(t, p.url+"/storage/v1/b/demo/o/greeting?alt=media", &r)
 	return r
 }
-
-func sdks() []string { return []string{"auth", "oauth2"} }
 
 func TestSDK(t *testing.T) {
 	for _, sdk := range sdks() {
@@ -171,11 +116,11 @@ func TestSDK(t *testing.T) {
 			t.Run(sdk+" "+account, func(t *testing.T) {
 				p := newProject(t)
 				app := p.run(t, sdk, account, testAudience(), p.token(t, nil)+"\n")
-				if got := app.read(t); got.Status != http.StatusOK || got.Content != "hello" {
+				if got := p.readAs(t, app); got.Status != http.StatusOK || got.Content != "hello" {
 					t.Fatalf("got %+v", got)
 				}
 				p.Clock.Advance(time.Hour)
-				if got := app.read(t); got.Status != http.StatusUnauthorized {
+				if got := p.readAs(t, app); got.Status != http.StatusUnauthorized {
 					t.Errorf("after the lab's time went on, unknown to the SDK: %+v", got)
 				}
 			})
@@ -205,7 +150,7 @@ func TestSDKRefused(t *testing.T) {
 	} {
 		for _, sdk := range sdks() {
 			t.Run(test.name+" "+sdk, func(t *testing.T) {
-				got := p.run(t, sdk, test.account, test.audience, p.token(t, test.claims)).read(t)
+				got := p.readAs(t, p.run(t, sdk, test.account, test.audience, p.token(t, test.claims)))
 				if got.Status != test.status || !strings.Contains(got.Error+got.Content, test.text) {
 					t.Errorf("got %+v, want %d with %q", got, test.status, test.text)
 				}

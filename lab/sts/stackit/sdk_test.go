@@ -1,15 +1,10 @@
 package stackit
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -17,15 +12,15 @@ import (
 	"github.com/stackitcloud/stackit-sdk-go/core/auth"
 	"github.com/stackitcloud/stackit-sdk-go/core/config"
 
+	"github.com/oidclab/oidclab/lab/sts/internal/ststest"
 	"github.com/oidclab/oidclab/lab/sts/internal/tokenservice"
 	"github.com/oidclab/oidclab/lab/trace"
 )
 
-// childVariable tells the test binary to be an application that uses the SDK;
-// its value is inBackground if tokens are to be refreshed there.
+// The modes of the application: when it has the SDK refresh tokens.
 const (
-	childVariable = "OIDCLAB_TEST_CHILD"
-	inBackground  = "refresh in the background"
+	onDemand     = "on demand"
+	inBackground = "in the background"
 )
 
 // report is what the application saw, one JSON line for each line it was sent.
@@ -36,25 +31,19 @@ type report struct {
 	Panic  string
 }
 
-// child is the application: the SDK's authenticated transport without any
-// options. It gets a URL for each line it is sent.
-func child() int {
+// application is the SDK's authenticated transport without any options. It gets
+// the URL that each line names.
+func application(mode string) (func(string) any, error) {
 	var cfg config.Configuration
-	if os.Getenv(childVariable) == inBackground {
+	if mode == inBackground {
 		cfg.BackgroundTokenRefreshContext = context.Background()
 	}
 	transport, err := auth.SetupAuth(&cfg)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+		return nil, err
 	}
 	client := &http.Client{Transport: transport}
-	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
-		if err := json.NewEncoder(os.Stdout).Encode(get(client, lines.Text())); err != nil {
-			return 1
-		}
-	}
-	return 0
+	return func(target string) any { return get(client, target) }, nil
 }
 
 func get(client *http.Client, target string) (r report) {
@@ -75,68 +64,27 @@ func get(client *http.Client, target string) (r report) {
 	return report{Status: response.StatusCode, Body: string(body)}
 }
 
-// application is a running child.
-type application struct {
-	project string
-	stdin   io.Writer
-	stdout  *json.Decoder
-}
-
 // run starts the application with nothing in its environment but what the
 // webhook injects into a pod if all its annotations are set, and the
 // authority's certificate.
-func (p *provider) run(t *testing.T, token, mode string) *application {
+func (p *provider) run(t *testing.T, token, mode string) *ststest.Application {
 	t.Helper()
-	dir := t.TempDir()
-	tokenFile, bundle := filepath.Join(dir, "token"), filepath.Join(dir, "ca.pem")
-	for file, content := range map[string][]byte{tokenFile: []byte(token), bundle: p.CA.CertPEM()} {
-		if err := os.WriteFile(file, content, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(self) // ends when its input does
-	cmd.Env = []string{
-		childVariable + "=" + mode,
-		"SSL_CERT_FILE=" + bundle,
-		"STACKIT_FEDERATED_TOKEN_FILE=" + tokenFile,
-		"STACKIT_IDP_TOKEN_ENDPOINT=" + p.url + "/oauth/v2/token",
-		"STACKIT_IDP_TOKEN_EXPIRATION_SECONDS=3600", // the SDK ignores it
-		"STACKIT_SERVICE_ACCOUNT_EMAIL=" + testEmail,
-	}
-	cmd.Stderr = os.Stderr
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		stdin.Close()
-		if err := cmd.Wait(); err != nil {
-			t.Errorf("application: %v", err)
+	return p.Start(t, mode, token, func(files ststest.Files) []string {
+		return []string{
+			"SSL_CERT_FILE=" + files.CA,
+			"STACKIT_FEDERATED_TOKEN_FILE=" + files.Token,
+			"STACKIT_IDP_TOKEN_ENDPOINT=" + p.url + "/oauth/v2/token",
+			"STACKIT_IDP_TOKEN_EXPIRATION_SECONDS=3600", // the SDK ignores it
+			"STACKIT_SERVICE_ACCOUNT_EMAIL=" + testEmail,
 		}
 	})
-	return &application{p.url + "/v2/projects/" + testProject, stdin, json.NewDecoder(stdout)}
 }
 
-func (a *application) read(t *testing.T) report {
+// readAs has an application get the project.
+func (p *provider) readAs(t *testing.T, app *ststest.Application) report {
 	t.Helper()
-	if _, err := fmt.Fprintln(a.stdin, a.project); err != nil {
-		t.Fatal(err)
-	}
 	var r report
-	if err := a.stdout.Decode(&r); err != nil {
-		t.Fatal(err)
-	}
+	app.Ask(t, p.url+"/v2/projects/"+testProject, &r)
 	return r
 }
 
@@ -154,9 +102,9 @@ func (p *provider) grants(token string) int {
 func TestSDK(t *testing.T) {
 	p := newProvider(t)
 	token := p.token(t, nil)
-	app := p.run(t, token, "on demand")
+	app := p.run(t, token, onDemand)
 	for range 3 {
-		if got := app.read(t); got.Status != http.StatusOK || !strings.Contains(got.Body, testProject) {
+		if got := p.readAs(t, app); got.Status != http.StatusOK || !strings.Contains(got.Body, testProject) {
 			t.Fatalf("got %+v", got)
 		}
 	}
@@ -164,7 +112,7 @@ func TestSDK(t *testing.T) {
 		t.Errorf("%d tokens for three calls", n)
 	}
 	p.Clock.Advance(time.Hour)
-	if got := app.read(t); got.Status != http.StatusUnauthorized || !strings.Contains(got.Body, "the access token is expired") {
+	if got := p.readAs(t, app); got.Status != http.StatusUnauthorized || !strings.Contains(got.Body, "the access token is expired") {
 		t.Errorf("after it expired: %+v", got)
 	}
 }
@@ -177,7 +125,7 @@ func TestSDKRefused(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			got := p.run(t, test.token, "on demand").read(t)
+			got := p.readAs(t, p.run(t, test.token, onDemand))
 			if !strings.Contains(got.Error, "status code 401") || !strings.Contains(got.Error, test.want) {
 				t.Errorf("got %+v, want 401 with %q", got, test.want)
 			}
@@ -190,14 +138,14 @@ func TestSDKRefused(t *testing.T) {
 func TestSDKHotLoop(t *testing.T) {
 	p := newProvider(t)
 	token := p.token(t, nil)
-	p.run(t, token, inBackground).read(t)
+	p.readAs(t, p.run(t, token, inBackground))
 	if n := p.grants(token); n > 2 { // by the call, and in the background
 		t.Errorf("control: %d tokens that live for an hour", n)
 	}
 
 	p.serve(t, func(c *Config) { c.Lifetime = 30 * time.Minute })
 	token = p.token(t, map[string]any{"jti": "another journey"})
-	p.run(t, token, inBackground).read(t)
+	p.readAs(t, p.run(t, token, inBackground))
 	const many = 20
 	deadline := time.After(30 * time.Second)
 	for position := int64(0); ; {
@@ -250,11 +198,11 @@ func TestSDKNeedsExpiry(t *testing.T) {
 			})
 			mux.HandleFunc("GET /v2/", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
 			server.Serve(mux)
-			app := p.run(t, p.token(t, nil), "on demand")
-			if first := app.read(t); first.Status != http.StatusNoContent {
+			app := p.run(t, p.token(t, nil), onDemand)
+			if first := p.readAs(t, app); first.Status != http.StatusNoContent {
 				t.Fatalf("first call: %+v", first)
 			}
-			if second := app.read(t); !test.want(second) {
+			if second := p.readAs(t, app); !test.want(second) {
 				t.Errorf("second call: %+v", second)
 			}
 		})

@@ -3,10 +3,8 @@ package stackit
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -14,19 +12,13 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
-	"go.uber.org/goleak"
 
 	"github.com/oidclab/oidclab/lab/sts"
 	"github.com/oidclab/oidclab/lab/sts/internal/ststest"
 	"github.com/oidclab/oidclab/lab/trace"
 )
 
-func TestMain(m *testing.M) {
-	if os.Getenv(childVariable) != "" {
-		os.Exit(child())
-	}
-	goleak.VerifyTestMain(m)
-}
+func TestMain(m *testing.M) { ststest.Main(m, application) }
 
 const (
 	testEmail  = "demo-a1b2c3d4@sa.stackit.cloud"  // may read the project
@@ -120,19 +112,9 @@ type answer struct {
 
 func (p *provider) do(t testing.TB, request *http.Request) answer {
 	t.Helper()
-	response, err := p.Client.Do(request)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := answer{status: response.StatusCode, header: response.Header, body: string(body)}
-	if want := p.Clock.Now().UTC().Format(http.TimeFormat); got.header.Get("Date") != want {
-		t.Errorf("Date %q, want %q", got.header.Get("Date"), want)
-	}
+	var got answer
+	status, header, body := p.Do(t, request)
+	got.status, got.header, got.body = status, header, string(body)
 	if strings.HasPrefix(got.header.Get("Content-Type"), "application/json") {
 		if err := json.Unmarshal(body, &got); err != nil {
 			t.Fatalf("%v in %s", err, body)
@@ -142,27 +124,15 @@ func (p *provider) do(t testing.TB, request *http.Request) answer {
 	return got
 }
 
-func (p *provider) request(t testing.TB, method, path, body string) *http.Request {
-	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), method, p.url+path, strings.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if method == http.MethodPost {
-		request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	}
-	return request
-}
-
 func (p *provider) post(t testing.TB, form url.Values) answer {
 	t.Helper()
-	return p.do(t, p.request(t, http.MethodPost, "/oauth/v2/token", form.Encode()))
+	return p.do(t, ststest.Request(t, http.MethodPost, p.url+"/oauth/v2/token", form.Encode()))
 }
 
 // read gets a project with an Authorization header.
 func (p *provider) read(t testing.TB, id, authorization string) answer {
 	t.Helper()
-	request := p.request(t, http.MethodGet, "/v2/projects/"+id, "")
+	request := ststest.Request(t, http.MethodGet, p.url+"/v2/projects/"+id, "")
 	if authorization != "" {
 		request.Header.Set("Authorization", authorization)
 	}
@@ -180,10 +150,10 @@ func TestToken(t *testing.T) {
 		Issuer string `json:"issuer"`
 		Keys   string `json:"jwks_uri"`
 	}
-	if err := json.Unmarshal([]byte(p.do(t, p.request(t, http.MethodGet, "/.well-known/openid-configuration", "")).body), &configuration); err != nil {
+	if err := json.Unmarshal([]byte(p.do(t, ststest.Request(t, http.MethodGet, p.url+"/.well-known/openid-configuration", "")).body), &configuration); err != nil {
 		t.Fatal(err)
 	}
-	keys := p.do(t, p.request(t, http.MethodGet, strings.TrimPrefix(configuration.Keys, p.url), ""))
+	keys := p.do(t, ststest.Request(t, http.MethodGet, configuration.Keys, ""))
 	var set jose.JSONWebKeySet
 	if err := json.Unmarshal([]byte(keys.body), &set); err != nil || len(set.Keys) != 1 || !set.Keys[0].IsPublic() {
 		t.Fatalf("%v in %s", err, keys.body)
@@ -397,7 +367,7 @@ func TestRequestsRefused(t *testing.T) {
 			if test.method != "" {
 				method = test.method
 			}
-			got := p.do(t, p.request(t, method, "/oauth/v2/token", form.Encode()))
+			got := p.do(t, ststest.Request(t, method, p.url+"/oauth/v2/token", form.Encode()))
 			if got.status != test.status || got.Code != test.code || (got.Description == "") != (test.status == 200) {
 				t.Errorf("got %d %s %q, want %d %s", got.status, got.Code, got.Description, test.status, test.code)
 			}

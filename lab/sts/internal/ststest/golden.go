@@ -2,8 +2,6 @@ package ststest
 
 import (
 	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -20,8 +18,8 @@ type Replacement struct{ Pattern, Name string }
 
 // Golden sends the requests in testdata to the server at base and compares the
 // answers, or rewrites them if update is set. A request is a method and a
-// target, its headers, and a body of one parameter a line; {{name}} in it is
-// inserted[name].
+// target, its headers, and a body: JSON, or one parameter of a form a line.
+// {{name}} in it is inserted[name].
 func (l *Lab) Golden(t *testing.T, base string, update bool, inserted map[string]string, replacements ...Replacement) {
 	t.Helper()
 	var pairs []string
@@ -67,29 +65,26 @@ func (l *Lab) answerTo(t *testing.T, base, text string) string {
 	head, body, _ := strings.Cut(text, "\n\n")
 	lines := strings.Split(strings.TrimSpace(head), "\n")
 	method, target, _ := strings.Cut(lines[0], " ")
-	request, err := http.NewRequestWithContext(t.Context(), method, base+target, strings.NewReader(strings.ReplaceAll(strings.TrimSpace(body), "\n", "&")))
-	if err != nil {
-		t.Fatal(err)
+	body = strings.TrimSpace(body)
+	json := strings.HasPrefix(body, "{")
+	if !json {
+		body = strings.ReplaceAll(body, "\n", "&")
+	}
+	request := Request(t, method, base+target, body)
+	if json {
+		request.Header.Set("Content-Type", "application/json")
 	}
 	for _, line := range lines[1:] {
 		name, value, _ := strings.Cut(line, ": ")
 		request.Header.Set(name, value)
 	}
-	response, err := l.Client.Do(request)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer response.Body.Close()
-	content, err := io.ReadAll(response.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
+	status, header, content := l.Do(t, request)
 	var headers []string
-	for name := range response.Header {
+	for name := range header {
 		if name != "Content-Length" { // the answer's random parts may differ in length
-			headers = append(headers, name+": "+response.Header.Get(name)+"\n")
+			headers = append(headers, name+": "+header.Get(name)+"\n")
 		}
 	}
 	slices.Sort(headers)
-	return fmt.Sprintf("HTTP %d\n%s\n%s", response.StatusCode, strings.Join(headers, ""), strings.TrimSuffix(string(content), "\n")+"\n")
+	return fmt.Sprintf("HTTP %d\n%s\n%s", status, strings.Join(headers, ""), strings.TrimSuffix(string(content), "\n")+"\n")
 }
