@@ -20,7 +20,7 @@ var layers = [][]string{
 	{"cmd/oidclab"},
 	{"cmd/oidclab/cli"},
 	{"scenarios"},
-	{"lab/control", "lab/labfile"},
+	{"lab/control", "lab/labfile", "lab/probe", "lab/workload"},
 	{"lab"},
 	{"lab/exchange"},
 	{"lab/issuer", "lab/proxy", "lab/cluster/embedded", "lab/cluster/embedded/controlplane", "lab/cluster/clustertest", "lab/sts/aws", "lab/sts/azure", "lab/sts/gcp", "lab/sts/generic", "lab/sts/stackit", "lab/vault"},

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"os/exec"
 	"testing"
+
+	"github.com/oidclab/oidclab/lab/workload"
 )
 
 // awkward are values that a shell would like to interpret.
@@ -17,7 +19,7 @@ func TestShellRoundTrip(t *testing.T) {
 	for _, want := range awkward {
 		var out bytes.Buffer
 		a := &app{Streams: Streams{Out: &out}, output: "shell"}
-		if err := a.showVariables([]variable{{"VALUE", want}}); err != nil {
+		if err := a.showVariables([]workload.Variable{{Name: "VALUE", Value: want}}); err != nil {
 			t.Fatal(err)
 		}
 		got, err := exec.Command("sh", "-c", out.String()+"printf %s \"$VALUE\"").Output()
@@ -35,14 +37,14 @@ func TestVariableFormats(t *testing.T) {
 	} {
 		var out bytes.Buffer
 		a := &app{Streams: Streams{Out: &out}, output: format}
-		if err := a.showVariables([]variable{{"A", "b c"}, {"D", "$e"}}); err != nil || out.String() != want {
+		if err := a.showVariables([]workload.Variable{{Name: "A", Value: "b c"}, {Name: "D", Value: "$e"}}); err != nil || out.String() != want {
 			t.Errorf("%s: %q, %v; want %q", format, out.String(), err, want)
 		}
 	}
 	for _, value := range awkward {
 		var out bytes.Buffer
 		a := &app{Streams: Streams{Out: &out}, output: "json"}
-		if err := a.showVariables([]variable{{"A", value}}); err != nil {
+		if err := a.showVariables([]workload.Variable{{Name: "A", Value: value}}); err != nil {
 			t.Fatal(err)
 		}
 		got := map[string]string{}

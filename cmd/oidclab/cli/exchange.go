@@ -16,6 +16,7 @@ import (
 	"github.com/oidclab/oidclab/lab/exchange"
 	"github.com/oidclab/oidclab/lab/problem"
 	"github.com/oidclab/oidclab/lab/trace"
+	"github.com/oidclab/oidclab/lab/workload"
 )
 
 // credentialProcess is the output that AWS's SDKs expect of a program that a
@@ -81,7 +82,7 @@ func audienceOf(party, cluster string, info lab.Info) (string, error) {
 		return info.Generic.Audience, nil
 	}
 	if info.Vault == nil {
-		return "", withoutVault(info)
+		return "", workload.WithoutVault(info)
 	}
 	return info.Vault.Audience, nil
 }

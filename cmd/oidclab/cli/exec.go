@@ -14,12 +14,12 @@ import (
 	"github.com/oidclab/oidclab/lab"
 	"github.com/oidclab/oidclab/lab/control"
 	"github.com/oidclab/oidclab/lab/problem"
+	"github.com/oidclab/oidclab/lab/workload"
 )
 
 func (a *app) runCommand() *cobra.Command {
 	var party string
-	var w workload
-	var clusterID string
+	var files hostFiles
 	cmd := &cobra.Command{
 		Use:   "run [flags] -- COMMAND [ARGUMENTS]",
 		Short: "Run a command as a service account, with its token file and environment",
@@ -41,11 +41,12 @@ not a pod: it shares files, network and user with it.`,
 				return problem.New(problem.EnvironmentMissing, "", "%w", err)
 			}
 			return a.withLab(cmd.Context(), func(ctx context.Context, client *control.Client, status lab.Status) error {
-				w.client, w.info = client, status.Info
-				if w.cluster, err = findCluster(status.Info, clusterID); err != nil {
+				cluster, err := findCluster(status.Info, files.cluster)
+				if err != nil {
 					return err
 				}
-				variables, err := w.variables(ctx, party)
+				files.client, files.info = client, status.Info
+				variables, err := workload.Workload{Info: status.Info, Cluster: cluster, Files: files}.Environment(ctx, party)
 				if err != nil {
 					return err
 				}
@@ -55,23 +56,23 @@ not a pod: it shares files, network and user with it.`,
 		},
 	}
 	forFlag(cmd, &party)
-	cmd.Flags().StringVarP(&w.namespace, "namespace", "n", fixtures.Namespace, "namespace of the service account")
-	cmd.Flags().StringVar(&w.serviceAccount, "serviceaccount", fixtures.ServiceAccount, "name of the service account")
-	clusterFlag(cmd, &clusterID)
+	cmd.Flags().StringVarP(&files.namespace, "namespace", "n", fixtures.Namespace, "namespace of the service account")
+	cmd.Flags().StringVar(&files.serviceAccount, "serviceaccount", fixtures.ServiceAccount, "name of the service account")
+	clusterFlag(cmd, &files.cluster)
 	cmd.Flags().SetInterspersed(false)
 	return cmd
 }
 
 // overridden returns environ with the variables set, or taken out where they
 // have no value.
-func overridden(environ []string, variables []variable) []string {
+func overridden(environ []string, variables []workload.Variable) []string {
 	result := slices.DeleteFunc(slices.Clone(environ), func(entry string) bool {
 		name, _, _ := strings.Cut(entry, "=")
-		return slices.ContainsFunc(variables, func(v variable) bool { return v.name == name })
+		return slices.ContainsFunc(variables, func(v workload.Variable) bool { return v.Name == name })
 	})
 	for _, v := range variables {
-		if v.value != "" {
-			result = append(result, v.name+"="+v.value)
+		if v.Value != "" {
+			result = append(result, v.Name+"="+v.Value)
 		}
 	}
 	return result

@@ -1,0 +1,257 @@
+// Package workload says what an application finds that runs as a service
+// account of a lab: the environment and files that pod identity webhooks, the
+// vendors' documents and the lab set, by which unmodified SDKs reach it.
+//
+// It is the same for a process of this machine and for a pod; they differ in
+// where their files are, see [Files].
+package workload
+
+import (
+	"context"
+	"slices"
+
+	"github.com/oidclab/oidclab/lab"
+	"github.com/oidclab/oidclab/lab/problem"
+	"github.com/oidclab/oidclab/lab/sts/gcp"
+)
+
+// Variable is one environment variable. Without a value it is one that must not
+// be set, because SDKs would heed it instead of the others.
+type Variable struct{ Name, Value string }
+
+// Files is where a workload finds its files. Paths are those that the workload
+// sees.
+type Files interface {
+	// CA returns the path of the lab's root certificate (PEM).
+	CA() string
+	// Token returns the path of a file that always holds a fresh token.
+	Token(ctx context.Context, audience string) (string, error)
+	// Config returns the path of a file, named after what it is for, with the
+	// given content. It is no secret.
+	Config(ctx context.Context, audience, name string, content []byte) (string, error)
+}
+
+// Workload is whom an environment is for.
+type Workload struct {
+	Info    lab.Info
+	Cluster lab.ClusterInfo // whose service account it is
+	Files   Files
+}
+
+// Proxy is the environment of the zero-override mode. It is not in All, which
+// it would contradict.
+const Proxy = "proxy"
+
+// All is every environment but Proxy.
+const All = "all"
+
+// environments are all that there are, in the order of All.
+var environments = []struct {
+	name string
+	get  func(Workload, context.Context) ([]Variable, error)
+}{
+	{"kubernetes", Workload.kubernetes},
+	{"aws", Workload.aws},
+	{"gcp", Workload.gcp},
+	{"azure", Workload.azure},
+	{"stackit", Workload.stackit},
+	{"generic", Workload.generic},
+	{"vault", Workload.vault},
+	{Proxy, Workload.proxy},
+}
+
+// Names returns the names of all environments.
+func Names() []string {
+	var names []string
+	for _, e := range environments {
+		names = append(names, e.name)
+	}
+	return append(names, All)
+}
+
+// Environment returns the environment for one relying party, or for all that
+// the lab has.
+func (w Workload) Environment(ctx context.Context, party string) ([]Variable, error) {
+	var variables []Variable
+	for _, e := range environments {
+		switch {
+		case party == All && e.name != Proxy && w.Info.Absent[e.name] == "":
+		case party == e.name:
+		default:
+			continue
+		}
+		more, err := e.get(w, ctx)
+		if err != nil {
+			return nil, err
+		}
+		variables = append(variables, more...)
+	}
+	return unique(variables), nil
+}
+
+// unique leaves out repetitions.
+func unique(variables []Variable) []Variable {
+	var list []Variable
+	for _, v := range variables {
+		if !slices.Contains(list, v) {
+			list = append(list, v)
+		}
+	}
+	return list
+}
+
+func (w Workload) kubernetes(context.Context) ([]Variable, error) {
+	return []Variable{{"KUBECONFIG", w.Cluster.Kubeconfig}}, nil
+}
+
+func (w Workload) aws(ctx context.Context) ([]Variable, error) {
+	variables, err := w.awsIdentity(ctx)
+	// Not AWS_ENDPOINT_URL: the Go SDK's credential chain does not heed it, and
+	// the token would go to the real AWS.
+	return append(variables, Variable{"AWS_ENDPOINT_URL_STS", w.Info.AWS.Endpoint}), err
+}
+
+func (w Workload) awsIdentity(ctx context.Context) ([]Variable, error) {
+	file, err := w.Files.Token(ctx, w.Info.AWS.Audience)
+	return []Variable{
+		{"AWS_ROLE_ARN", w.Info.AWS.Roles[w.Cluster.ID]},
+		{"AWS_WEB_IDENTITY_TOKEN_FILE", file},
+		{"AWS_CA_BUNDLE", w.Files.CA()},
+		{"AWS_REGION", w.Info.AWS.Region},
+		{"AWS_DEFAULT_REGION", w.Info.AWS.Region},
+		{"AWS_EC2_METADATA_DISABLED", "true"},
+		// Static keys and profiles win over web identity.
+		{"AWS_ACCESS_KEY_ID", ""}, {"AWS_SECRET_ACCESS_KEY", ""}, {"AWS_SESSION_TOKEN", ""}, {"AWS_PROFILE", ""},
+	}, err
+}
+
+// roots make libraries trust the lab's CA, and nobody else's. AWS's have a
+// variable of their own.
+func (w Workload) roots() []Variable {
+	ca := w.Files.CA()
+	return []Variable{
+		{"SSL_CERT_FILE", ca},                      // Go, OpenSSL
+		{"REQUESTS_CA_BUNDLE", ca},                 // Python
+		{"CURL_CA_BUNDLE", ca},                     // curl
+		{"NODE_EXTRA_CA_CERTS", ca},                // Node.js
+		{"CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE", ca}, // gcloud
+	}
+}
+
+func (w Workload) gcp(ctx context.Context) ([]Variable, error) {
+	file, err := w.gcpCredentials(ctx, "gcp", w.Info.GCP.URL)
+	return append([]Variable{{"GOOGLE_APPLICATION_CREDENTIALS", file}}, w.roots()...), err
+}
+
+// gcpCredentials returns the credential file of the workload. An empty url
+// means Google's own.
+func (w Workload) gcpCredentials(ctx context.Context, name, url string) (string, error) {
+	audience := w.Info.GCP.Audiences[w.Cluster.ID]
+	token, err := w.Files.Token(ctx, audience)
+	if err != nil {
+		return "", err
+	}
+	content, err := gcp.CredentialsJSON(gcp.CredentialFile{URL: url, Audience: audience, TokenFile: token, ServiceAccount: w.Info.GCP.ServiceAccount})
+	if err != nil {
+		return "", err
+	}
+	return w.Files.Config(ctx, audience, name+".json", content)
+}
+
+func (w Workload) azure(ctx context.Context) ([]Variable, error) {
+	variables, err := w.azureIdentity(ctx)
+	return append(append(variables, Variable{"AZURE_AUTHORITY_HOST", w.Info.Azure.Authority + "/"}), w.roots()...), err
+}
+
+func (w Workload) azureIdentity(ctx context.Context) ([]Variable, error) {
+	file, err := w.Files.Token(ctx, w.Info.Azure.Audience)
+	return []Variable{
+		{"AZURE_CLIENT_ID", w.Info.Azure.ClientIDs[w.Cluster.ID]},
+		{"AZURE_TENANT_ID", w.Info.Azure.Tenant},
+		{"AZURE_FEDERATED_TOKEN_FILE", file},
+		// Secrets and certificates win over workload identity.
+		{"AZURE_CLIENT_SECRET", ""}, {"AZURE_CLIENT_CERTIFICATE_PATH", ""},
+		{"AZURE_REGIONAL_AUTHORITY_NAME", ""}, // it would become a part of the host name
+	}, err
+}
+
+func (w Workload) stackit(ctx context.Context) ([]Variable, error) {
+	variables, err := w.stackitIdentity(ctx)
+	return append(append(variables, Variable{"STACKIT_IDP_TOKEN_ENDPOINT", w.Info.STACKIT.TokenURL}), w.roots()...), err
+}
+
+func (w Workload) stackitIdentity(ctx context.Context) ([]Variable, error) {
+	file, err := w.Files.Token(ctx, w.Info.STACKIT.Audience)
+	return []Variable{
+		{"STACKIT_SERVICE_ACCOUNT_EMAIL", w.Info.STACKIT.Accounts[w.Cluster.ID]},
+		{"STACKIT_FEDERATED_TOKEN_FILE", file},
+	}, err
+}
+
+// proxy is what the webhooks of the vendors inject, with production settings,
+// and a proxy.
+func (w Workload) proxy(ctx context.Context) ([]Variable, error) {
+	amazon, err := w.awsIdentity(ctx)
+	if err != nil {
+		return nil, err
+	}
+	google, err := w.gcpCredentials(ctx, Proxy, "")
+	if err != nil {
+		return nil, err
+	}
+	microsoft, err := w.azureIdentity(ctx)
+	if err != nil {
+		return nil, err
+	}
+	schwarz, err := w.stackitIdentity(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return slices.Concat([]Variable{
+		{"HTTPS_PROXY", w.Info.Proxy},
+		{"https_proxy", w.Info.Proxy},
+		{"HTTP_PROXY", w.Info.Proxy}, // refuses, and records
+		{"http_proxy", w.Info.Proxy},
+		{"NO_PROXY", "127.0.0.1,localhost,::1"}, // the Kubernetes API, for one
+		{"no_proxy", "127.0.0.1,localhost,::1"},
+		{"AWS_ENDPOINT_URL_STS", ""}, {"STACKIT_IDP_TOKEN_ENDPOINT", ""},
+		{"AZURE_AUTHORITY_HOST", "https://login.microsoftonline.com/"},
+		{"GOOGLE_APPLICATION_CREDENTIALS", google},
+	}, amazon, microsoft, schwarz, w.roots()), nil
+}
+
+func (w Workload) generic(ctx context.Context) ([]Variable, error) {
+	file, err := w.Files.Token(ctx, w.Info.Generic.Audience)
+	if err != nil {
+		return nil, err
+	}
+	return []Variable{
+		{"OIDCLAB_TOKEN_URL", w.Info.Generic.Parties[0].TokenURL},
+		{"OIDCLAB_TOKEN_FILE", file},
+		{"OIDCLAB_TARGET", w.Info.Generic.Target},
+		{"OIDCLAB_RESOURCE", w.Info.Generic.Resource},
+		{"OIDCLAB_CA_FILE", w.Files.CA()},
+	}, nil
+}
+
+func (w Workload) vault(ctx context.Context) ([]Variable, error) {
+	if w.Info.Vault == nil {
+		return nil, WithoutVault(w.Info)
+	}
+	file, err := w.Files.Token(ctx, w.Info.Vault.Audience)
+	if err != nil {
+		return nil, err
+	}
+	return []Variable{
+		{"VAULT_ADDR", w.Info.Vault.Address},
+		{"VAULT_CACERT", w.Files.CA()},
+		{"OIDCLAB_VAULT_MOUNT", w.Info.Vault.Mounts[w.Cluster.ID].JWT},
+		{"OIDCLAB_VAULT_ROLE", w.Info.Vault.Role},
+		{"OIDCLAB_VAULT_TOKEN_FILE", file},
+	}, nil
+}
+
+// WithoutVault returns the problem of a lab that has none.
+func WithoutVault(info lab.Info) error {
+	return problem.New(problem.EnvironmentMissing, "oidclab down, then oidclab up with a vault program on PATH", "lab %s has no Vault: %s", info.Name, info.Absent["vault"])
+}
