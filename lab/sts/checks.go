@@ -76,7 +76,7 @@ func checkSize(_ context.Context, a *attempt) (finding, *Refusal) {
 		return finding{}, &Refusal{Reason: TokenTooLarge, Want: fmt.Sprintf("a header of at most %d bytes", p.MaxHeaderBytes), Got: fmt.Sprintf("%d bytes", n),
 			Hint: "look for what makes the header large with oidclab token inspect"}
 	}
-	return finding{want: "at most " + strconv.Itoa(p.MaxTokenBytes) + " bytes", got: strconv.Itoa(len(a.request.Token)) + " bytes"}, nil
+	return finding{want: a.core.wantSize, got: strconv.Itoa(len(a.request.Token)) + " bytes"}, nil
 }
 
 func checkShape(_ context.Context, a *attempt) (finding, *Refusal) {
@@ -174,7 +174,7 @@ func checkHeader(_ context.Context, a *attempt) (finding, *Refusal) {
 	}
 	typ, present := a.header.members["typ"]
 	name, isString := typ.(string)
-	if present && (!isString || name == "") || !slices.Contains(p.Types, name) {
+	if !p.AnyType && (present && (!isString || name == "") || !slices.Contains(p.Types, name)) {
 		got := "none"
 		if present {
 			got = display(typ)
@@ -194,7 +194,7 @@ func checkHeader(_ context.Context, a *attempt) (finding, *Refusal) {
 
 func checkAlgorithm(_ context.Context, a *attempt) (finding, *Refusal) {
 	p := &a.core.cfg.Profile
-	want := strings.Join(p.Algorithms, ", ")
+	want := a.core.wantAlgorithms
 	value, present := a.header.members["alg"]
 	alg, ok := value.(string)
 	if !ok || !slices.Contains(p.Algorithms, alg) {
@@ -229,8 +229,7 @@ func checkClaims(_ context.Context, a *attempt) (finding, *Refusal) {
 	if name, ok := lookalike(a.payload.members, registeredClaims()); ok {
 		return invalid(name, "claims in their exact case", shown(name))
 	}
-	required := []string{"iss", "sub", "aud", "iat", "exp"}
-	for _, claim := range required {
+	for _, claim := range a.core.required {
 		if _, ok := a.payload.members[claim]; !ok {
 			return finding{}, &Refusal{Reason: ClaimMissing, Claim: claim, Want: "claim " + claim, Got: "none"}
 		}
@@ -270,8 +269,46 @@ func checkClaims(_ context.Context, a *attempt) (finding, *Refusal) {
 			return invalid(instant.claim, instant.claim+": whole seconds since 1970", display(value))
 		}
 	}
+	if p.ImpliedLife > 0 && !a.claims.implyTimes(p.ImpliedLife) {
+		return finding{}, &Refusal{Reason: ClaimMissing, Claim: "exp", Want: "one of exp, nbf and iat", Got: "none"}
+	}
 	a.claims.Raw = a.payload.members
-	return finding{want: strings.Join(required, ", "), got: "all of them", detail: detail}, nil
+	return finding{want: a.core.wantClaims, got: "all of them", detail: detail}, nil
+}
+
+// requiredClaims are those without which the profile refuses a token.
+func requiredClaims(p Profile) []string {
+	required := []string{"iss", "sub", "aud"}
+	if !p.IgnoreIssuedAt && p.ImpliedLife == 0 {
+		required = append(required, "iat")
+	}
+	if p.ImpliedLife == 0 {
+		required = append(required, "exp")
+	}
+	return required
+}
+
+// implyTimes fills in exp and nbf that are absent, so that the token lives for
+// life. It returns false if there is no time to start from.
+func (c *Claims) implyTimes(life time.Duration) bool {
+	begin := c.NotBefore
+	if c.IssuedAt.After(begin) {
+		begin = c.IssuedAt
+	}
+	switch {
+	case c.Expiry.IsZero() && begin.IsZero():
+		return false
+	case c.Expiry.IsZero():
+		c.Expiry = begin.Add(life)
+	}
+	switch {
+	case !c.NotBefore.IsZero():
+	case !c.IssuedAt.IsZero():
+		c.NotBefore = c.IssuedAt
+	default:
+		c.NotBefore = c.Expiry.Add(-life)
+	}
+	return true
 }
 
 // audiences reads an aud claim, RFC 7519 section 4.1.3.
@@ -404,24 +441,40 @@ func checkSignature(_ context.Context, a *attempt) (finding, *Refusal) {
 func checkTimes(_ context.Context, a *attempt) (finding, *Refusal) {
 	p := &a.core.cfg.Profile
 	now := a.core.cfg.Clock.Now()
-	earliest, latest := now.Add(-p.Skew), now.Add(p.Skew)
-	skew := "now with " + p.Skew.String() + " of skew"
-	refuse := func(reason Reason, claim, relation string, limit, got time.Time, hint string) (finding, *Refusal) {
+	startSkew := cmp.Or(p.NotBeforeSkew, p.Skew)
+	earliest, latest := now.Add(-p.Skew), now.Add(startSkew)
+	refuse := func(reason Reason, claim, relation string, limit time.Time, skew time.Duration, got time.Time, hint string) (finding, *Refusal) {
 		return finding{}, &Refusal{Reason: reason, Claim: claim, Hint: hint, Got: rfc3339(got),
-			Want: claim + " " + relation + " " + rfc3339(limit) + ", " + skew}
+			Want: claim + " " + relation + " " + rfc3339(limit) + ", now with " + skew.String() + " of skew"}
 	}
 	c := &a.claims
 	switch {
 	case !c.Expiry.After(earliest):
-		return refuse(TokenExpired, "exp", "after", earliest, c.Expiry, "get a new token; if it is new, compare the clocks")
+		return refuse(TokenExpired, "exp", "after", earliest, p.Skew, c.Expiry, "get a new token; if it is new, compare the clocks")
 	case c.NotBefore.After(latest):
-		return refuse(TokenNotYetValid, "nbf", "not after", latest, c.NotBefore, "compare the clocks of issuer and relying party")
-	case c.IssuedAt.After(latest):
-		return refuse(TokenIssuedInFuture, "iat", "not after", latest, c.IssuedAt, "compare the clocks of issuer and relying party")
+		return refuse(TokenNotYetValid, "nbf", "not after", latest, startSkew, c.NotBefore, "compare the clocks of issuer and relying party")
+	case c.IssuedAt.After(latest) && !p.IgnoreIssuedAt:
+		return refuse(TokenIssuedInFuture, "iat", "not after", latest, startSkew, c.IssuedAt, "compare the clocks of issuer and relying party")
 	case p.MaxAge > 0 && !c.IssuedAt.After(earliest.Add(-p.MaxAge)):
-		return refuse(TokenTooOld, "iat", "after", earliest.Add(-p.MaxAge), c.IssuedAt, "get a new token")
+		return refuse(TokenTooOld, "iat", "after", earliest.Add(-p.MaxAge), p.Skew, c.IssuedAt, "get a new token")
 	}
-	return finding{want: "exp after, nbf and iat not after " + skew, got: "exp " + rfc3339(c.Expiry), detail: "now " + rfc3339(now)}, nil
+	return finding{want: a.core.wantTimes, got: "exp " + rfc3339(c.Expiry), detail: "now " + rfc3339(now)}, nil
+}
+
+// wantTimes is what checkTimes wants of a token.
+func wantTimes(p Profile) string {
+	started := "nbf and iat"
+	if p.IgnoreIssuedAt {
+		started = "nbf"
+	}
+	want := "exp after, " + started + " not after now with " + p.Skew.String() + " of skew"
+	if skew := cmp.Or(p.NotBeforeSkew, p.Skew); skew != p.Skew {
+		want = "exp after now with " + p.Skew.String() + " of skew, " + started + " not after now with " + skew.String()
+	}
+	if p.MaxAge > 0 {
+		want += ", iat at most " + p.MaxAge.String() + " ago"
+	}
+	return want
 }
 
 func rfc3339(t time.Time) string { return t.UTC().Format(time.RFC3339) }

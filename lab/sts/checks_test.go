@@ -1,6 +1,7 @@
 package sts
 
 import (
+	"cmp"
 	"context"
 	"crypto/elliptic"
 	"crypto/hmac"
@@ -10,6 +11,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -323,10 +325,14 @@ func TestTimesToTheNanosecond(t *testing.T) {
 		at(exp.Add(skew-1), "exp", "", s+100)
 		at(exp.Add(skew), "exp", TokenExpired, s+100)
 		at(exp.Add(skew+time.Second), "exp", TokenExpired, s+100)
+		begin := cmp.Or(profile.NotBeforeSkew, skew)
 		for claim, reason := range map[string]Reason{"nbf": TokenNotYetValid, "iat": TokenIssuedInFuture} {
-			at(start.Add(-skew-time.Second), claim, reason, s)
-			at(start.Add(-skew-1), claim, reason, s)
-			at(start.Add(-skew), claim, "", s)
+			if claim == "iat" && profile.IgnoreIssuedAt {
+				reason = ""
+			}
+			at(start.Add(-begin-time.Second), claim, reason, s)
+			at(start.Add(-begin-1), claim, reason, s)
+			at(start.Add(-begin), claim, "", s)
 			at(start, claim, "", s)
 		}
 		if profile.MaxAge > 0 {
@@ -382,6 +388,62 @@ func TestAWSProfile(t *testing.T) {
 	aws("several audiences without azp", CheckAudience, AudienceMismatch, func(f *forged) { with(f.claims, "aud", []string{audience, "x"}) })
 	aws("azp empty", CheckClaims, ClaimInvalid, func(f *forged) { with(f.claims, "azp", "") })
 	aws("azp null", CheckClaims, ClaimInvalid, func(f *forged) { with(f.claims, "azp", nil) })
+}
+
+// TestTimesThatAreAbsent: Vault puts in what is missing, an API server does not
+// read iat, and nobody else goes on without.
+func TestTimesThatAreAbsent(t *testing.T) {
+	const missing, expired, early = ClaimMissing, TokenExpired, TokenNotYetValid
+	now := start.Unix()
+	for _, tt := range []struct {
+		name                           string
+		claims                         map[string]any
+		strict, aws, vault, kubernetes Reason
+	}{
+		{"all", map[string]any{"exp": now + 600, "nbf": now, "iat": now}, "", "", "", ""},
+		{"no nbf", map[string]any{"exp": now + 600, "iat": now}, "", "", "", ""},
+		{"no iat", map[string]any{"exp": now + 600, "nbf": now}, missing, missing, "", ""},
+		{"no exp", map[string]any{"iat": now, "nbf": now}, missing, missing, "", missing},
+		{"none", nil, missing, missing, missing, missing},
+		// The implied life is 150 s, the skew 60 s.
+		{"no exp, iat long ago", map[string]any{"iat": now - 209}, missing, missing, "", missing},
+		{"no exp, iat too long ago", map[string]any{"iat": now - 210}, missing, missing, expired, missing},
+		{"no exp, the later of nbf and iat", map[string]any{"iat": now - 600, "nbf": now - 209}, missing, missing, "", missing},
+		{"exp only, soon", map[string]any{"exp": now + 210}, missing, missing, "", ""},
+		{"exp only, not so soon", map[string]any{"exp": now + 211}, missing, missing, early, ""},
+		{"nbf only", map[string]any{"nbf": now + 60}, missing, missing, "", missing},
+		{"nbf only, in the future", map[string]any{"nbf": now + 61}, missing, missing, early, missing},
+		{"iat for nbf", map[string]any{"exp": now + 600, "iat": now + 61}, TokenIssuedInFuture, "", early, ""},
+	} {
+		for name, want := range map[string]Reason{"strict": tt.strict, "aws": tt.aws, "vault": tt.vault, "kubernetes": tt.kubernetes} {
+			profile, err := ProfileNamed(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			verdict := newParty(t, profile).exchange(func(f *forged) {
+				for _, claim := range []string{"exp", "nbf", "iat"} {
+					delete(f.claims, claim)
+				}
+				maps.Copy(f.claims, tt.claims)
+			})
+			var got Reason
+			if verdict.Refusal != nil {
+				got = verdict.Refusal.Reason
+			}
+			if got != want {
+				t.Errorf("%s, %s: %q, want %q", name, tt.name, got, want)
+			}
+		}
+	}
+}
+
+func TestAnyType(t *testing.T) {
+	for _, profile := range []Profile{Vault(), Kubernetes()} {
+		b := newParty(t, profile)
+		for _, typ := range []any{"at+jwt", "", nil, 1} {
+			b.accepts(fmt.Sprintf("%s: typ %v", profile.Name, typ), func(f *forged) { with(f.header, "typ", typ) })
+		}
+	}
 }
 
 // padTo makes the token n bytes long. The header takes what the payload

@@ -18,6 +18,10 @@ type Core struct {
 	cfg     Config
 	issuers map[string]*registeredIssuer // by URL
 	roles   map[string]Role              // by name
+
+	// What the profile wants of every token, as results show it.
+	required                                        []string
+	wantSize, wantAlgorithms, wantClaims, wantTimes string
 }
 
 // registeredIssuer is an issuer with its keys.
@@ -31,7 +35,14 @@ type registeredIssuer struct {
 // them. The error names the first thing in cfg that would let in tokens that
 // nobody meant to trust, or that cannot work.
 func New(cfg Config) (*Core, error) {
-	c := &Core{cfg: cfg, issuers: make(map[string]*registeredIssuer), roles: make(map[string]Role)}
+	c := &Core{
+		cfg: cfg, issuers: make(map[string]*registeredIssuer), roles: make(map[string]Role),
+		required:       requiredClaims(cfg.Profile),
+		wantSize:       fmt.Sprintf("at most %d bytes", cfg.Profile.MaxTokenBytes),
+		wantAlgorithms: strings.Join(cfg.Profile.Algorithms, ", "),
+		wantTimes:      wantTimes(cfg.Profile),
+	}
+	c.wantClaims = strings.Join(c.required, ", ")
 	if err := c.register(); err != nil {
 		return nil, fmt.Errorf("relying party %q: %w", cfg.Party, err)
 	}
@@ -91,12 +102,14 @@ func validateProfile(p Profile) error {
 	switch {
 	case len(p.Algorithms) == 0:
 		return fail("no algorithms: every token would be refused")
-	case len(p.Types) == 0:
-		return fail(`no types: every token would be refused; "" stands for an absent typ`)
+	case (len(p.Types) == 0) != p.AnyType:
+		return fail(`want types, or AnyType: every token would be refused; "" stands for an absent typ`)
 	case p.MaxTokenBytes <= 0 || p.MaxHeaderBytes <= 0 || cache.MaxBodyBytes <= 0 || cache.MaxKeys <= 0 || cache.FetchTimeout <= 0:
 		return fail("MaxTokenBytes, MaxHeaderBytes, Cache.MaxBodyBytes, Cache.MaxKeys and Cache.FetchTimeout must be set: nothing a stranger sends is read without a bound")
-	case p.Skew < 0 || p.MaxAge < 0 || cache.TTL < 0 || cache.MinInterval < 0 || cache.ServeStale < 0:
+	case p.Skew < 0 || p.NotBeforeSkew < 0 || p.MaxAge < 0 || p.ImpliedLife < 0 || cache.TTL < 0 || cache.MinInterval < 0 || cache.ServeStale < 0:
 		return fail("a negative duration")
+	case p.MaxAge > 0 && (p.IgnoreIssuedAt || p.ImpliedLife > 0):
+		return fail("MaxAge %s is counted from iat, which this profile does not require", p.MaxAge)
 	case cache.TTL > 0 && cache.MinInterval > cache.TTL:
 		return fail("Cache.MinInterval %s is longer than Cache.TTL %s: keys would be out of date and could not be fetched", cache.MinInterval, cache.TTL)
 	}

@@ -114,8 +114,67 @@ func GCP() Profile {
 	return p
 }
 
+// Vault returns Vault's JWT auth method (vault-plugin-auth-jwt 0.25, cap 0.11,
+// go-oidc 3.15, as in Vault 1.21) with a bound issuer and bound audiences; without
+// a bound issuer it would take tokens of anybody. Where the real one is laxer
+// than this, it is because of what this package never does: guess a key without
+// a kid, read a claim in another case, or take the last of two.
+func Vault() Profile {
+	return Profile{
+		Name: "vault",
+		// API documentation of the method, jwt_supported_algs: all of these by default.
+		Algorithms:     []string{"RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "PS256", "PS384", "PS512", "EdDSA"},
+		AnyType:        true,              // cap/jwt, Validate: typ is not read
+		Skew:           60 * time.Second,  // API documentation, clock_skew_leeway, on exp, nbf and iat
+		ImpliedLife:    150 * time.Second, // API documentation, expiration_leeway and not_before_leeway
+		MaxTokenBytes:  1 << 20,           // listener documentation, max_json_string_value_length
+		MaxHeaderBytes: 4 << 10,           // ours
+		Cache: CachePolicy{
+			// go-oidc, RemoteKeySet: kept for ever, fetched again for each
+			// token with an unknown kid. It does so for a bad signature as well.
+			Name:              "for ever, refetch on every unknown kid",
+			RefetchUnknownKid: true,
+			FetchTimeout:      60 * time.Second, // vault-plugin-auth-jwt, the client's time limit
+			MaxBodyBytes:      1 << 20,          // ours
+			MaxKeys:           1000,             // ours
+		},
+	}
+}
+
+// Kubernetes returns an API server that trusts an issuer by structured
+// authentication (KEP-3331), mapping the user name from sub: plugin
+// authenticator/token/oidc of Kubernetes 1.36 over go-oidc 2.5. What is said of
+// Vault's laxness is true of it as well.
+func Kubernetes() Profile {
+	return Profile{
+		Name: "kubernetes",
+		// Option AuthenticationConfigFile: oidc.AllValidSigningAlgorithms.
+		// (The flag --oidc-signing-algs has RS256 only by default.)
+		Algorithms:     []string{"RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "PS256", "PS384", "PS512"},
+		AnyType:        true,             // go-oidc, Verify: typ is not read
+		Skew:           0,                // go-oidc, Verify: none on exp
+		NotBeforeSkew:  60 * time.Second, // go-oidc, Verify: a leeway of 1 min on nbf
+		IgnoreIssuedAt: true,             // go-oidc, Verify: iat is decoded, not compared
+		MaxTokenBytes:  1 << 20,          // apiserver/pkg/server, MaxHeaderBytes
+		MaxHeaderBytes: 4 << 10,          // ours
+		Cache: CachePolicy{
+			// go-oidc, remoteKeySet: kept for ever; fetched again for an unknown
+			// kid, or a bad signature, when Cache-Control of the key set has 30 s
+			// or less to go. The lab's front allows a minute at most.
+			Name:              "for ever, refetch on unknown kid after Cache-Control",
+			RefetchUnknownKid: true,
+			MinInterval:       30 * time.Second,
+			FetchTimeout:      30 * time.Second, // authenticator/token/oidc, the client's time limit
+			MaxBodyBytes:      1 << 20,          // ours
+			MaxKeys:           1000,             // ours
+		},
+	}
+}
+
 // Profiles returns the built-in profiles.
-func Profiles() []Profile { return []Profile{Strict(), AWS(), STACKIT(), GCP(), Azure()} }
+func Profiles() []Profile {
+	return []Profile{Strict(), AWS(), STACKIT(), GCP(), Azure(), Vault(), Kubernetes()}
+}
 
 // ProfileNamed returns a built-in profile. The error of an unknown name lists
 // those that there are.

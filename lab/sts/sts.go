@@ -86,10 +86,14 @@ type Profile struct {
 	Name             string
 	Algorithms       []string      // JWS alg values, RFC 7518 section 3.1
 	Types            []string      // accepted typ values; "" stands for an absent typ
-	Skew             time.Duration // tolerated on exp, nbf and iat
+	AnyType          bool          // typ is not looked at, and Types is empty
+	Skew             time.Duration // tolerated on exp, and on nbf and iat unless NotBeforeSkew says otherwise
+	NotBeforeSkew    time.Duration // tolerated on nbf and iat; 0 means Skew
 	MaxTokenBytes    int
 	MaxHeaderBytes   int           // of the decoded header
 	MaxAge           time.Duration // now - iat; 0 means any
+	ImpliedLife      time.Duration // of a token without exp, from the later of nbf and iat on; one of the three is enough then. 0 means that exp is required
+	IgnoreIssuedAt   bool          // iat is neither required nor compared; otherwise it is both, but see ImpliedLife
 	StringTimes      bool          // exp, nbf and iat may be strings of digits
 	RefuseKeyHeaders bool          // refuse jwk, jku, x5u, x5c in the header, not merely ignore them
 	AllowDuplicates  bool          // the last of two claims of the same name wins; otherwise refused
