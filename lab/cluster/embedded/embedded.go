@@ -26,10 +26,10 @@ const closeTimeout = 10 * time.Second
 
 // Config is what a cluster needs.
 type Config struct {
-	Identity cluster.Identity // its signer must be serving, or about to
-	Dir      string           // state and logs of this cluster alone; made with mode 0700 if it does not exist
-	Trusts   []TrustedIssuer  // may come up later; the API server asks for their keys every 10 s
-	Command  []string         // runs a component given as further arguments, see controlplane.Main; [0] is an absolute path
+	Identity cluster.Identity        // its signer must be serving, or about to
+	Dir      string                  // state and logs of this cluster alone; made with mode 0700 if it does not exist
+	Trusts   []cluster.TrustedIssuer // may come up later; the API server asks for their keys every 10 s
+	Command  []string                // runs a component given as further arguments, see controlplane.Main; [0] is an absolute path
 }
 
 // Cluster is a running embedded cluster.

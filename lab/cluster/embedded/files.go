@@ -10,6 +10,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
+	"github.com/oidclab/oidclab/lab/cluster"
 	"github.com/oidclab/oidclab/lab/pki"
 )
 
@@ -88,7 +89,7 @@ func (f files) write(config Config, port int) (credentials, error) {
 	if err != nil {
 		return credentials{}, err
 	}
-	authentication, err := authenticationConfig(config.Trusts)
+	authentication, err := cluster.AuthenticationConfig(config.Trusts)
 	if err != nil {
 		return credentials{}, err
 	}
