@@ -44,12 +44,7 @@ func (m *member) socket() string { return filepath.Join(m.dir, "signer.sock") }
 
 func (m *member) startCluster(l *Lab) func(context.Context, *undo) (string, error) {
 	return func(ctx context.Context, u *undo) (string, error) {
-		started, err := embedded.Start(ctx, embedded.Config{
-			Identity: cluster.Identity{ID: m.id, Issuer: m.issuer, JWKSURI: m.jwksURI, SignerSocket: m.socket()},
-			Dir:      m.dir,
-			Trusts:   l.trusted(m),
-			Command:  l.spec.Command,
-		})
+		started, err := l.startEngine(ctx, m)
 		if err != nil {
 			return "", err
 		}
@@ -60,6 +55,10 @@ func (m *member) startCluster(l *Lab) func(context.Context, *undo) (string, erro
 				return "", err
 			}
 		}
+		// What pods verify the lab's servers with.
+		if err := started.API().EnsureConfigMap(ctx, fixtures.Namespace, fixtures.CAConfigMap, map[string]string{fixtures.CAKey: string(l.ca.CertPEM())}); err != nil {
+			return "", err
+		}
 		kubeconfig := filepath.Join(m.dir, "kubeconfig")
 		if err := os.WriteFile(kubeconfig, started.Kubeconfig(), 0o600); err != nil {
 			return "", err
@@ -67,6 +66,20 @@ func (m *member) startCluster(l *Lab) func(context.Context, *undo) (string, erro
 		l.front.Publish(m.id, documents{started.API()})
 		return m.issuer, nil
 	}
+}
+
+// startEngine starts a cluster on the lab's engine.
+func (l *Lab) startEngine(ctx context.Context, m *member) (cluster.Cluster, error) {
+	started, err := embedded.Start(ctx, embedded.Config{
+		Identity: cluster.Identity{ID: m.id, Issuer: m.issuer, JWKSURI: m.jwksURI, SignerSocket: m.socket()},
+		Dir:      m.dir,
+		Trusts:   l.trusted(m),
+		Command:  l.spec.Command,
+	})
+	if err != nil {
+		return nil, err // not a nil *Cluster in a non-nil interface
+	}
+	return started, nil
 }
 
 // documents makes a cluster the source of what the front publishes.

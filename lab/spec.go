@@ -12,6 +12,12 @@ import (
 	"github.com/oidclab/oidclab/lab/sts"
 )
 
+// The engines.
+const (
+	Embedded = "embedded" // control planes as processes of this machine, without nodes
+	Kind     = "kind"     // Kubernetes in Docker, with nodes and pods
+)
+
 // Limits of a Spec.
 const (
 	maxClusters   = 9
@@ -24,6 +30,9 @@ const (
 type Spec struct {
 	Name     string   // of the lab, for messages
 	Dir      string   // where it keeps its state; absolute, exists, belongs to this lab alone (0700)
+	Engine   string   // what runs the clusters, Embedded or Kind; empty means Embedded
+	Network  string   // the lab's Docker network, whose name begins the names of its containers; only with Kind
+	Image    string   // of the nodes; only with Kind
 	Clusters int      // 1 to 9; 0 means 1
 	Port     int      // of the issuer front; 0 means any free one
 	Command  []string // runs this program as a component of a control plane
@@ -68,6 +77,12 @@ type GenericTrust struct {
 }
 
 func (s Spec) validated() (Spec, error) {
+	if s.Engine == "" {
+		s.Engine = Embedded
+	}
+	if s.Engine != Embedded && s.Engine != Kind {
+		return s, problem.New(problem.Usage, "", "there is no engine %q; there are %s and %s", s.Engine, Embedded, Kind)
+	}
 	if s.Clusters == 0 {
 		s.Clusters = 1
 	}

@@ -18,7 +18,9 @@ func (l *Lab) Status(ctx context.Context) Status {
 	}
 	for _, m := range l.members {
 		complain(m.cluster.Healthy(ctx))
-		status.Components = append(status.Components, named(m.id, m.cluster.Components())...)
+		if processes, ok := m.cluster.(interface{ Components() []proc.Status }); ok {
+			status.Components = append(status.Components, named(m.id, processes.Components())...)
+		}
 		for _, p := range l.parties {
 			status.Caches = append(status.Caches, PartyCache{Party: p.name, Policy: p.cache.Name, State: p.keys(m.issuer)})
 		}

@@ -11,15 +11,15 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/oidclab/oidclab/fixtures"
-	"github.com/oidclab/oidclab/lab/cluster/embedded"
+	"github.com/oidclab/oidclab/lab/cluster"
 	"github.com/oidclab/oidclab/lab/exchange"
 )
 
 // trusted are the issuers of all other clusters, whose tokens m takes.
-func (l *Lab) trusted(m *member) []embedded.TrustedIssuer {
-	var issuers []embedded.TrustedIssuer
+func (l *Lab) trusted(m *member) []cluster.TrustedIssuer {
+	var issuers []cluster.TrustedIssuer
 	for _, other := range l.others(m) {
-		issuers = append(issuers, embedded.TrustedIssuer{
+		issuers = append(issuers, cluster.TrustedIssuer{
 			URL: other.issuer, CA: l.ca.CertPEM(), Audience: fixtures.ClusterAudience(m.id), Prefix: other.id + ":",
 		})
 	}

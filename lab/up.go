@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -12,7 +13,7 @@ import (
 	"time"
 
 	"github.com/oidclab/oidclab/lab/clock"
-	"github.com/oidclab/oidclab/lab/cluster/embedded"
+	"github.com/oidclab/oidclab/lab/cluster"
 	"github.com/oidclab/oidclab/lab/issuer"
 	"github.com/oidclab/oidclab/lab/keys"
 	"github.com/oidclab/oidclab/lab/pki"
@@ -24,6 +25,9 @@ import (
 	"github.com/oidclab/oidclab/lab/vault"
 )
 
+// loopback is where the lab listens if all who need it are processes of this machine.
+const loopback = "127.0.0.1"
+
 // maxDocument bounds what the lab reads from its own servers.
 const maxDocument = 1 << 20
 
@@ -34,6 +38,7 @@ type Lab struct {
 
 	spec    Spec
 	info    Info
+	address string // of every listener: an IP address by which this machine, pods and containers reach it
 	since   time.Time
 	ca      *pki.CA
 	client  *http.Client // trusts the lab's CA, and uses no proxy
@@ -55,7 +60,7 @@ type member struct {
 	jwksURI string
 	dir     string
 	keys    *keys.Set
-	cluster *embedded.Cluster
+	cluster cluster.Cluster
 
 	rotating sync.Mutex
 	rotation *Rotation // guarded by rotating; nil before the first
@@ -79,8 +84,8 @@ func Up(ctx context.Context, spec Spec, observe func(StepEvent)) (*Lab, error) {
 	if observe == nil {
 		observe = func(StepEvent) {}
 	}
-	l := &Lab{spec: spec, Clock: clock.New(nil), Trace: trace.New(), since: time.Now()}
-	l.info = Info{Name: spec.Name, Engine: "embedded", Dir: spec.Dir, CAFile: filepath.Join(spec.Dir, "ca.crt"), Absent: map[string]string{}}
+	l := &Lab{spec: spec, Clock: clock.New(nil), Trace: trace.New(), since: time.Now(), address: loopback}
+	l.info = Info{Name: spec.Name, Engine: spec.Engine, Dir: spec.Dir, CAFile: filepath.Join(spec.Dir, "ca.crt"), Absent: map[string]string{}}
 
 	var p plan
 	front := p.step("certificates and issuer front", l.startFront)
@@ -156,7 +161,11 @@ func (l *Lab) startFront(_ context.Context, u *undo) (string, error) {
 }
 
 func (l *Lab) listen(u *undo, name string, port int) (*serve.Server, error) {
-	leaf, err := l.ca.Server("127.0.0.1", "localhost")
+	names := []string{l.address}
+	if l.address == loopback {
+		names = append(names, "localhost")
+	}
+	leaf, err := l.ca.Server(names...)
 	if err != nil {
 		return nil, err
 	}
@@ -164,7 +173,7 @@ func (l *Lab) listen(u *undo, name string, port int) (*serve.Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	server, err := serve.Listen("127.0.0.1:"+strconv.Itoa(port), cert, l.spec.Log.With("server", name))
+	server, err := serve.Listen(net.JoinHostPort(l.address, strconv.Itoa(port)), cert, l.spec.Log.With("server", name))
 	if err != nil {
 		if inUse := new(serve.InUseError); errors.As(err, &inUse) {
 			return nil, problem.New(problem.Conflict, "choose another --port, or leave it out for any free one", "%w", err)

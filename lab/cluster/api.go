@@ -104,6 +104,21 @@ func (a *API) EnsureServiceAccount(ctx context.Context, namespace, name string) 
 	return nil
 }
 
+// EnsureConfigMap makes a ConfigMap in a namespace that exists, or gives it this
+// data.
+func (a *API) EnsureConfigMap(ctx context.Context, namespace, name string, data map[string]string) error {
+	client := a.kubernetes.CoreV1().ConfigMaps(namespace)
+	wanted := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}, Data: data}
+	_, err := client.Create(ctx, wanted, metav1.CreateOptions{})
+	if apierrors.IsAlreadyExists(err) {
+		_, err = client.Update(ctx, wanted, metav1.UpdateOptions{})
+	}
+	if err != nil {
+		return fmt.Errorf("cluster: ConfigMap %s/%s: %w", namespace, name, err)
+	}
+	return nil
+}
+
 // CreatePod makes a pod of a service account that exists in the API only:
 // nothing schedules or runs it. Tokens can be bound to it.
 func (a *API) CreatePod(ctx context.Context, namespace, name, serviceAccount string) error {

@@ -1,4 +1,4 @@
-package embedded
+package cluster
 
 import (
 	"encoding/json"
@@ -16,9 +16,10 @@ type TrustedIssuer struct {
 	Prefix   string // of the user name, whose rest is the sub claim
 }
 
-// authenticationConfig lets anonymous callers reach the health endpoints and
-// nothing else (KEP-4633), and trusts issuers.
-func authenticationConfig(issuers []TrustedIssuer) ([]byte, error) {
+// AuthenticationConfig returns the content of a kube-apiserver's
+// --authentication-config: anonymous callers reach the health endpoints and
+// nothing else (KEP-4633), and the issuers are trusted.
+func AuthenticationConfig(issuers []TrustedIssuer) ([]byte, error) {
 	config := apiserverv1.AuthenticationConfiguration{
 		TypeMeta: metav1.TypeMeta{APIVersion: apiserverv1.SchemeGroupVersion.String(), Kind: "AuthenticationConfiguration"},
 		Anonymous: &apiserverv1.AnonymousAuthConfig{
