@@ -3,11 +3,8 @@ package deps
 
 import (
 	_ "github.com/aws/aws-sdk-go-v2/service/s3"
-	_ "github.com/google/go-containerregistry/pkg/v1/tarball"
 	_ "github.com/oracle/oci-go-sdk/v65/common/auth"
 	_ "github.com/testcontainers/testcontainers-go"
-	_ "k8s.io/api/admission/v1"
 	_ "k8s.io/kubernetes/pkg/kubelet/token"
-	_ "sigs.k8s.io/kind/pkg/build/nodeimage"
 	_ "sigs.k8s.io/kind/pkg/cluster"
 )
