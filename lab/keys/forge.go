@@ -88,10 +88,10 @@ func (s *Set) Forge(f Forgery) (string, error) {
 func (s *Set) forgeWith(id string) (Key, crypto.Signer, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e := s.signing()
+	e := signing(s.keys)
 	if id != "" {
 		var err error
-		if e, err = s.find(id); err != nil {
+		if e, err = find(s.keys, id); err != nil {
 			return Key{}, nil, err
 		}
 	}

@@ -61,13 +61,18 @@ type Key struct {
 	Since      time.Time        // when it came into this state
 	Algorithm  Algorithm        //
 	Public     crypto.PublicKey //
-	LastExpiry time.Time        // the latest exp that it signed; zero if it has signed nothing
+	LastExpiry time.Time        // the latest exp that it signed; of NewStatic, that it can have signed. Zero if it has signed nothing
 }
 
-// Set is a set of signing keys. Make one with New. It is safe for concurrent use.
+// Set is a set of signing keys. Make one with New or NewStatic. It is safe for
+// concurrent use.
 type Set struct {
 	clock     clock.Clock
 	algorithm Algorithm
+	maxLife   time.Duration     // of tokens that somebody else signs; 0 means that all go through Sign
+	install   func(Files) error // nil if nobody else needs the keys
+
+	changing sync.Mutex // held over a change, which can take as long as an API server takes to restart
 
 	mu      sync.Mutex
 	keys    []*entry // oldest first
@@ -85,70 +90,123 @@ func New(clock clock.Clock, algorithm Algorithm) (*Set, error) {
 	if algorithm == "" {
 		algorithm = RS256
 	}
-	s := &Set{clock: clock, algorithm: algorithm}
-	if _, err := s.Publish(); err != nil {
+	first, err := newEntry(algorithm)
+	if err != nil {
 		return nil, err
 	}
-	s.move(s.keys[0], Signing)
+	first.State, first.Since = Signing, clock.Now()
+	return &Set{clock: clock, algorithm: algorithm, keys: []*entry{first}, changed: first.Since}, nil
+}
+
+// NewStatic returns a set like New, for an API server that signs with key files.
+// Every change is handed to install before it is made, and not made if that
+// fails. The set does not see what its keys sign: it takes the tokens of a key to
+// live for maxLife from the moment when the key stops signing.
+func NewStatic(clock clock.Clock, algorithm Algorithm, maxLife time.Duration, install func(Files) error) (*Set, error) {
+	s, err := New(clock, algorithm)
+	if err != nil {
+		return nil, err
+	}
+	s.maxLife, s.install = maxLife, install
 	return s, nil
 }
 
 // Publish adds a new key in state Published.
 func (s *Set) Publish() (Key, error) {
-	private, err := Generate(s.algorithm)
+	added, err := newEntry(s.algorithm)
 	if err != nil {
 		return Key{}, err
 	}
-	id, err := ID(private.Public())
-	if err != nil {
-		return Key{}, err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	e := &entry{Key: Key{ID: id, Algorithm: s.algorithm, Public: private.Public()}, private: private}
-	s.keys = append(s.keys, e)
-	s.move(e, Published)
-	return e.Key, nil
+	added.State = Published
+	return s.change(func(keys []*entry) ([]*entry, *entry, error) { return append(keys, added), added, nil })
 }
 
 // SignWith makes a published or retired key the signing key. The key that signed
 // until now becomes Retired.
 func (s *Set) SignWith(id string) (Key, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	e, err := s.find(id)
-	if err != nil {
-		return Key{}, err
-	}
-	switch e.State {
-	case Signing:
-		return Key{}, fmt.Errorf("keys: %s signs already; publish another key to rotate to", id)
-	case Removed:
-		return Key{}, fmt.Errorf("keys: %s is removed and its private part is gone; publish a new key", id)
-	}
-	s.move(s.signing(), Retired)
-	s.move(e, Signing)
-	return e.Key, nil
+	return s.change(func(keys []*entry) ([]*entry, *entry, error) {
+		e, err := find(keys, id)
+		if err != nil {
+			return nil, nil, err
+		}
+		switch e.State {
+		case Signing:
+			return nil, nil, fmt.Errorf("keys: %s signs already; publish another key to rotate to", id)
+		case Removed:
+			return nil, nil, fmt.Errorf("keys: %s is removed and its private part is gone; publish a new key", id)
+		}
+		signing(keys).State = Retired
+		e.State = Signing
+		return keys, e, nil
+	})
 }
 
 // Remove takes a published or retired key out of the key set for good: tokens
 // that it signed no longer verify once consumers fetch the set again.
 func (s *Set) Remove(id string) (Key, error) {
+	return s.change(func(keys []*entry) ([]*entry, *entry, error) {
+		e, err := find(keys, id)
+		if err != nil {
+			return nil, nil, err
+		}
+		switch e.State {
+		case Signing:
+			return nil, nil, fmt.Errorf("keys: %s signs; sign with another key before removing it", id)
+		case Removed:
+			return nil, nil, fmt.Errorf("keys: %s is removed already; nothing is left to do", id)
+		}
+		e.private, e.State = nil, Removed
+		return keys, e, nil
+	})
+}
+
+// change makes a change of states on copies, installs the result, and only then
+// makes it the set's own. It returns the key that edit names.
+func (s *Set) change(edit func([]*entry) ([]*entry, *entry, error)) (Key, error) {
+	s.changing.Lock()
+	defer s.changing.Unlock()
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	e, err := s.find(id)
+	next := make([]*entry, len(s.keys))
+	for i, e := range s.keys {
+		next[i] = new(*e)
+	}
+	s.mu.Unlock()
+	next, changed, err := edit(next)
 	if err != nil {
 		return Key{}, err
 	}
-	switch e.State {
-	case Signing:
-		return Key{}, fmt.Errorf("keys: %s signs; sign with another key before removing it", id)
-	case Removed:
-		return Key{}, fmt.Errorf("keys: %s is removed already; nothing is left to do", id)
+	if s.install != nil {
+		files, err := filesOf(next)
+		if err != nil {
+			return Key{}, err
+		}
+		if err := s.install(files); err != nil {
+			return Key{}, err
+		}
 	}
-	e.private = nil
-	s.move(e, Removed)
-	return e.Key, nil
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.changed = s.clock.Now()
+	for i, e := range next {
+		before := Key{}
+		if i < len(s.keys) {
+			before = s.keys[i].Key
+			e.LastExpiry = s.lastExpiry(before) // it may have signed in the meantime
+		}
+		if e.State != before.State {
+			e.Since = s.changed
+		}
+	}
+	s.keys = next
+	return s.view(changed), nil
+}
+
+// lastExpiry returns the latest exp that a key can have signed by now.
+func (s *Set) lastExpiry(k Key) time.Time {
+	if s.maxLife > 0 && k.State == Signing {
+		return s.clock.Now().Add(s.maxLife)
+	}
+	return k.LastExpiry
 }
 
 // Keys returns all keys, oldest first, removed ones included.
@@ -157,7 +215,7 @@ func (s *Set) Keys() []Key {
 	defer s.mu.Unlock()
 	keys := make([]Key, len(s.keys))
 	for i, e := range s.keys {
-		keys[i] = e.Key
+		keys[i] = s.view(e)
 	}
 	return keys
 }
@@ -166,7 +224,14 @@ func (s *Set) Keys() []Key {
 func (s *Set) Current() Key {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.signing().Key
+	return s.view(signing(s.keys))
+}
+
+// view returns what others see of an entry. The lock must be held.
+func (s *Set) view(e *entry) Key {
+	k := e.Key
+	k.LastExpiry = s.lastExpiry(k)
+	return k
 }
 
 // InKeySet returns the keys that consumers can know, oldest first, and the time
@@ -176,7 +241,7 @@ func (s *Set) InKeySet() (keys []Key, changed time.Time) {
 	defer s.mu.Unlock()
 	for _, e := range s.keys {
 		if e.State != Removed {
-			keys = append(keys, e.Key)
+			keys = append(keys, s.view(e))
 		}
 	}
 	return keys, s.changed
@@ -224,7 +289,7 @@ func (s *Set) Sign(claims []byte) (Signature, error) {
 	}
 
 	s.mu.Lock()
-	e := s.signing()
+	e := signing(s.keys)
 	// Before the signature exists: a key must not look free while it signs.
 	if exp := time.Unix(int64(*registered.Expiry), 0); exp.After(e.LastExpiry) {
 		e.LastExpiry = exp
@@ -273,13 +338,20 @@ func ID(public crypto.PublicKey) (string, error) {
 	return base64.RawURLEncoding.EncodeToString(sum[:]), nil
 }
 
-func (s *Set) move(e *entry, state State) {
-	s.changed = s.clock.Now()
-	e.State, e.Since = state, s.changed
+func newEntry(algorithm Algorithm) (*entry, error) {
+	private, err := Generate(algorithm)
+	if err != nil {
+		return nil, err
+	}
+	id, err := ID(private.Public())
+	if err != nil {
+		return nil, err
+	}
+	return &entry{Key: Key{ID: id, Algorithm: algorithm, Public: private.Public()}, private: private}, nil
 }
 
-func (s *Set) signing() *entry {
-	for _, e := range s.keys {
+func signing(keys []*entry) *entry {
+	for _, e := range keys {
 		if e.State == Signing {
 			return e
 		}
@@ -287,8 +359,8 @@ func (s *Set) signing() *entry {
 	panic("keys: no signing key") // New makes one, and only SignWith moves it
 }
 
-func (s *Set) find(id string) (*entry, error) {
-	for _, e := range s.keys {
+func find(keys []*entry, id string) (*entry, error) {
+	for _, e := range keys {
 		if e.ID == id {
 			return e, nil
 		}
