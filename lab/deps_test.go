@@ -23,10 +23,10 @@ var layers = [][]string{
 	{"lab/control", "lab/labfile", "lab/probe", "lab/workload"},
 	{"lab"},
 	{"lab/exchange"},
-	{"lab/issuer", "lab/proxy", "lab/cluster/embedded", "lab/cluster/embedded/controlplane", "lab/cluster/clustertest", "lab/sts/aws", "lab/sts/azure", "lab/sts/gcp", "lab/sts/generic", "lab/sts/stackit", "lab/vault"},
+	{"lab/issuer", "lab/proxy", "lab/cluster/embedded", "lab/cluster/embedded/controlplane", "lab/cluster/clustertest", "lab/sts/aws", "lab/sts/azure", "lab/sts/gcp", "lab/sts/generic", "lab/sts/stackit", "lab/vault", "lab/webhook"},
 	{"lab/cluster", "lab/cluster/signer", "lab/sts", "lab/sts/internal/ststest", "lab/sts/internal/tokenservice"},
 	{"lab/serve", "lab/keys", "lab/pki", "lab/proc"},
-	{"lab/clock", "lab/trace", "lab/problem", "fixtures"},
+	{"lab/clock", "lab/trace", "lab/problem", "fixtures", "fixtures/manifests"},
 }
 
 // allowed are imports within a layer.

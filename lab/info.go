@@ -11,20 +11,22 @@ import (
 
 // Info is where everything of a ready lab is. It holds no secrets.
 type Info struct {
-	Name     string            `json:"name"`
-	Engine   string            `json:"engine"`
-	Dir      string            `json:"dir"`
-	CAFile   string            `json:"caFile"` // PEM; the root of front, token service and Vault
-	Front    string            `json:"front"`  // origin of the issuer front
-	Clusters []ClusterInfo     `json:"clusters"`
-	AWS      AWSInfo           `json:"aws"`
-	GCP      GCPInfo           `json:"gcp"`
-	Azure    AzureInfo         `json:"azure"`
-	STACKIT  STACKITInfo       `json:"stackit"`
-	Generic  GenericInfo       `json:"generic"`
-	Vault    *VaultInfo        `json:"vault,omitempty"`
-	Proxy    string            `json:"proxy"`            // HTTPS_PROXY of unmodified applications
-	Absent   map[string]string `json:"absent,omitempty"` // what this lab lacks, and why
+	Name     string        `json:"name"`
+	Engine   string        `json:"engine"`
+	Dir      string        `json:"dir"`
+	CAFile   string        `json:"caFile"` // PEM; the root of front, token service and Vault
+	Front    string        `json:"front"`  // origin of the issuer front
+	Clusters []ClusterInfo `json:"clusters"`
+	AWS      AWSInfo       `json:"aws"`
+	GCP      GCPInfo       `json:"gcp"`
+	Azure    AzureInfo     `json:"azure"`
+	STACKIT  STACKITInfo   `json:"stackit"`
+	Generic  GenericInfo   `json:"generic"`
+	Vault    *VaultInfo    `json:"vault,omitempty"`
+	Proxy    string        `json:"proxy"` // HTTPS_PROXY of unmodified applications
+	// WorkloadImage is the image of the oidclab binary that the nodes have.
+	WorkloadImage string            `json:"workloadImage,omitempty"`
+	Absent        map[string]string `json:"absent,omitempty"` // what this lab lacks, and why
 }
 
 // ClusterInfo is where a cluster is.
