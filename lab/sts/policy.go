@@ -30,13 +30,14 @@ func (c *Core) validateStatement(s Statement) error {
 	}
 	bounded := false
 	for _, condition := range s.Conditions {
-		if condition.Operator != StringEquals && condition.Operator != StringLike {
-			return fmt.Errorf("operator %q is not supported; use %s or %s", condition.Operator, StringEquals, StringLike)
+		o, err := condition.Operator.parse()
+		if err != nil {
+			return err
 		}
 		if condition.Claim == "" || len(condition.Values) == 0 || slices.Contains(condition.Values, "") {
 			return fmt.Errorf("a condition on claim %q needs a claim and values, none of them empty", condition.Claim)
 		}
-		bounded = bounded || condition.Claim == "sub" && !condition.matchesAll()
+		bounded = bounded || condition.Claim == "sub" && !o.negated && !(o.like && slices.ContainsFunc(condition.Values, matchesAll))
 	}
 	if !bounded {
 		return errors.New(`no condition limits "sub": any service account of the cluster could become the role; add one`)
@@ -44,9 +45,50 @@ func (c *Core) validateStatement(s Statement) error {
 	return nil
 }
 
-// matchesAll reports whether some value lets everything pass.
-func (c Condition) matchesAll() bool {
-	return c.Operator == StringLike && slices.ContainsFunc(c.Values, func(v string) bool { return strings.Trim(v, "*") == "" })
+// matchesAll reports whether the pattern lets everything pass.
+func matchesAll(pattern string) bool { return strings.Trim(pattern, "*") == "" }
+
+// comparison is an Operator taken apart.
+type comparison struct {
+	set        string // "ForAnyValue", "ForAllValues" or ""
+	ifExists   bool
+	negated    bool
+	like       bool
+	ignoreCase bool
+}
+
+func (o Operator) parse() (comparison, error) {
+	var c comparison
+	base := string(o)
+	if set, rest, ok := strings.Cut(base, ":"); ok {
+		if set != "ForAnyValue" && set != "ForAllValues" {
+			return c, fmt.Errorf("operator %q: only ForAnyValue: and ForAllValues: may stand before an operator", o)
+		}
+		c.set, base = set, rest
+	}
+	base, c.ifExists = strings.CutSuffix(base, "IfExists")
+	switch Operator(base) {
+	case StringEquals:
+	case StringNotEquals:
+		c.negated = true
+	case StringEqualsIgnoreCase:
+		c.ignoreCase = true
+	case StringNotEqualsIgnoreCase:
+		c.ignoreCase, c.negated = true, true
+	case StringLike:
+		c.like = true
+	case StringNotLike:
+		c.like, c.negated = true, true
+	default:
+		return c, fmt.Errorf("operator %q is not supported; use StringEquals or StringLike, or one made of them with Not, IgnoreCase, IfExists, ForAnyValue: and ForAllValues:", o)
+	}
+	return c, nil
+}
+
+// Validate returns an error that says which operators there are, if this is none.
+func (o Operator) Validate() error {
+	_, err := o.parse()
+	return err
 }
 
 func checkRole(_ context.Context, a *attempt) (finding, *Refusal) {
@@ -101,10 +143,13 @@ func (a *attempt) narrow(reason Reason, selected func(Condition) bool) (string, 
 			if len(met) == 0 && all {
 				wanted = append(wanted, c.String())
 			}
-			if all && !c.met(a.values(c.Claim)) {
+			if !all {
+				continue
+			}
+			if values := a.values(c.Claim); !c.met(values) {
 				all = false
 				missed = append(missed, c.String())
-				refusal.Claim, refusal.Got = c.Claim, shown(strings.Join(a.values(c.Claim), " "))
+				refusal.Claim, refusal.Got = c.Claim, values.String()
 			}
 		}
 		if all {
@@ -121,43 +166,85 @@ func (a *attempt) narrow(reason Reason, selected func(Condition) bool) (string, 
 	return strings.Join(wanted, " and "), nil
 }
 
+// claimValues are what conditions see of a claim.
+type claimValues struct {
+	texts   []string
+	present bool
+	odd     bool // holds something that is not a text
+}
+
+// String shows the values for a refusal.
+func (v claimValues) String() string {
+	if !v.present {
+		return "none"
+	}
+	return shown(strings.Join(v.texts, " "))
+}
+
 // values returns the texts of a claim. Where the profile has it, "aud" is the
 // authorized party and "oaud" the audience, as in AWS IAM's condition keys.
-func (a *attempt) values(claim string) []string {
+func (a *attempt) values(claim string) claimValues {
 	if a.core.cfg.Profile.AuthorizedParty {
 		switch claim {
 		case "aud":
-			return []string{a.claims.Accepted}
+			return claimValues{texts: []string{a.claims.Accepted}, present: true}
 		case "oaud":
-			return a.claims.Audience
+			return claimValues{texts: a.claims.Audience, present: true}
 		}
 	}
-	switch value := a.payload.members[claim].(type) {
+	value, present := a.payload.members[claim]
+	v := claimValues{present: present}
+	switch value := value.(type) {
 	case string:
-		return []string{value}
+		v.texts = []string{value}
 	case []any:
-		var texts []string
 		for _, entry := range value {
 			if s, ok := entry.(string); ok {
-				texts = append(texts, s)
+				v.texts = append(v.texts, s)
+			} else {
+				v.odd = true
 			}
 		}
-		return texts
+	default:
+		v.odd = present
 	}
-	return nil
+	return v
 }
 
-// met reports whether any of the claim's values satisfies the condition. A
-// claim without values satisfies none.
-func (c Condition) met(values []string) bool {
-	for _, value := range values {
-		for _, want := range c.Values {
-			if c.Operator == StringEquals && want == value || c.Operator == StringLike && stringLike(want, value) {
-				return true
-			}
-		}
+// met reports whether the claim's values satisfy the condition.
+func (c Condition) met(values claimValues) bool {
+	o, err := c.Operator.parse()
+	if err != nil {
+		return false
 	}
-	return false
+	// What cannot be compared must not pass for a value that is absent or different.
+	if values.odd && (o.negated || o.ifExists || o.set == "ForAllValues") {
+		return false
+	}
+	matches := func(value string) bool {
+		return slices.ContainsFunc(c.Values, func(want string) bool { return o.matches(want, value) })
+	}
+	switch o.set {
+	case "ForAnyValue":
+		return slices.ContainsFunc(values.texts, func(value string) bool { return matches(value) != o.negated })
+	case "ForAllValues":
+		return !slices.ContainsFunc(values.texts, func(value string) bool { return matches(value) == o.negated })
+	}
+	if len(values.texts) == 0 {
+		return o.negated || o.ifExists && !values.present
+	}
+	return slices.ContainsFunc(values.texts, matches) != o.negated
+}
+
+func (c comparison) matches(want, value string) bool {
+	switch {
+	case c.like:
+		return stringLike(want, value)
+	case c.ignoreCase:
+		return strings.EqualFold(want, value)
+	default:
+		return want == value
+	}
 }
 
 // String returns the condition in one line, for instance "sub StringEquals a or b".

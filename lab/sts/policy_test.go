@@ -210,7 +210,7 @@ func TestNewRefuses(t *testing.T) {
 		"no values":            {condition(StringEquals, "sub"), "values"},
 		"empty value":          {condition(StringEquals, "sub", subject, ""), "values"},
 		"no claim":             {condition(StringEquals, "", subject), "claim"},
-		"unsupported operator": {condition("StringNotEquals", "sub", subject), "operator"},
+		"unsupported operator": {condition("StringMatches", "sub", subject), "operator"},
 		"second statement open": {func(c *Config) {
 			c.Roles[0].Trust = append(c.Roles[0].Trust, Statement{issuer, nil})
 		}, "statement 2"},

@@ -129,28 +129,43 @@ type Role struct {
 }
 
 // Statement trusts tokens of one issuer that meet all conditions. A statement
-// without a condition on "sub" is refused by New: whoever runs a cluster could
-// become the role with any of its service accounts.
+// without a condition that says which "sub" is meant is refused by New: any
+// service account of the cluster could become the role.
 type Statement struct {
 	Issuer     string
 	Conditions []Condition
 }
 
 // Condition compares one claim ("sub", "aud", ...) with values, any of which
-// is enough. A claim with several values matches if any of them does.
+// is enough; names and values are compared exactly. Only top-level claims that
+// are a text or an array of texts can be compared: any other value satisfies no
+// condition. A claim with several values matches if any of them does.
 type Condition struct {
 	Operator Operator
 	Claim    string
 	Values   []string
 }
 
-// Operator is how a condition compares.
+// Operator is how a condition compares: one of the constants below, which may
+// be prefixed with ForAnyValue: or ForAllValues:, and suffixed with IfExists.
+// Names and meanings are those of AWS IAM (user guide, "Condition operators" and
+// "Set operators for multi-valued context keys"):
+//
+//   - A claim that is absent satisfies the Not operators, and none of the others.
+//     With IfExists it satisfies those as well.
+//   - ForAnyValue wants one of the claim's values to compare true, so an absent
+//     claim never does; ForAllValues wants every one to, so an absent claim
+//     always does. IfExists adds nothing to either.
 type Operator string
 
-// The operators, as AWS IAM names and defines them.
+// The operators.
 const (
-	StringEquals Operator = "StringEquals"
-	StringLike   Operator = "StringLike" // * is any run of characters, ? is any one
+	StringEquals              Operator = "StringEquals"
+	StringNotEquals           Operator = "StringNotEquals"
+	StringEqualsIgnoreCase    Operator = "StringEqualsIgnoreCase"
+	StringNotEqualsIgnoreCase Operator = "StringNotEqualsIgnoreCase"
+	StringLike                Operator = "StringLike" // * is any run of characters, ? is any one
+	StringNotLike             Operator = "StringNotLike"
 )
 
 // Request is a token that asks to become a role.
