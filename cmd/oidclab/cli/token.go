@@ -4,9 +4,9 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -275,7 +275,8 @@ func (a *app) tokenVerifyCommand() *cobra.Command {
 		Short: "Judge a token as relying parties do, check by check",
 		Long: `Judge a token as a relying party would that trusts the lab's clusters, with keys
 fetched anew and the time of the lab clock. Prints every check with what was
-wanted and what was found. Exits 6 if any of the profiles refuses the token.`,
+wanted and what was found; --profile all shows all profiles side by side. Exits
+6 if any of the profiles refuses the token.`,
 		Example: `  oidclab token mint --audience oidclab | oidclab token verify --audience oidclab
   oidclab token forge --audience oidclab --expired | oidclab token verify --profile all`,
 		Args: between(0, 1),
@@ -301,11 +302,13 @@ wanted and what was found. Exits 6 if any of the profiles refuses the token.`,
 	return cmd
 }
 
+// judgement is the verdict of a relying party with the given profile.
+type judgement struct {
+	Profile string `json:"profile"`
+	sts.Verdict
+}
+
 func (a *app) verify(ctx context.Context, client *control.Client, r lab.VerifyRequest, profiles []string) error {
-	type judgement struct {
-		Profile string `json:"profile"`
-		sts.Verdict
-	}
 	var judgements []judgement
 	refused := false
 	for _, profile := range profiles {
@@ -318,12 +321,13 @@ func (a *app) verify(ctx context.Context, client *control.Client, r lab.VerifyRe
 		judgements = append(judgements, judgement{profile, verdict})
 	}
 	var err error
-	if a.output == "json" {
+	switch {
+	case a.output == "json":
 		err = a.printJSON(judgements)
-	} else {
-		for _, j := range judgements {
-			err = errors.Join(err, a.showVerdict(j.Profile, j.Verdict))
-		}
+	case len(judgements) > 1:
+		err = a.showSideBySide(judgements)
+	default:
+		err = a.showVerdict(judgements[0].Profile, judgements[0].Verdict)
 	}
 	if err == nil && refused {
 		return reported{problem.Refused}
@@ -339,19 +343,7 @@ func (a *app) showVerdict(profile string, verdict sts.Verdict) error {
 	a.printf("%s: %s\n", profile, word)
 	w := tabwriter.NewWriter(a.Out, 0, 0, 2, ' ', 0)
 	for _, result := range verdict.Results {
-		line := fmt.Sprintf("  %s\t%s", marks[result.Outcome], result.Check)
-		switch {
-		case result.Outcome == "refused":
-			line += fmt.Sprintf("\twanted %s, found %s", orNothing(result.Want), orNothing(result.Got))
-		case result.Got != "" && result.Want != "":
-			line += fmt.Sprintf("\tfound %s, wanted %s", result.Got, result.Want)
-		case result.Got != "" || result.Want != "":
-			line += "\t" + result.Got + result.Want
-		}
-		if result.Detail != "" && result.Outcome != "refused" { // there it is the hint, which comes last
-			line += " (" + result.Detail + ")"
-		}
-		fmt.Fprintln(w, line)
+		fmt.Fprintf(w, "  %s\t%s%s\n", marks[result.Outcome], result.Check, explained(result))
 	}
 	if err := w.Flush(); err != nil {
 		return err
@@ -360,6 +352,72 @@ func (a *app) showVerdict(profile string, verdict sts.Verdict) error {
 		a.printf("  hint: %s\n", verdict.Refusal.Hint)
 	}
 	return nil
+}
+
+// showSideBySide prints a table of checks by profiles, and below it what each
+// check wanted and found, once for all profiles of which the same is true.
+func (a *app) showSideBySide(judgements []judgement) error {
+	w := tabwriter.NewWriter(a.Out, 0, 0, 2, ' ', 0)
+	row := func(name string, cell func(judgement) string) {
+		cells := []string{name}
+		for _, j := range judgements {
+			cells = append(cells, cell(j))
+		}
+		fmt.Fprintln(w, strings.Join(cells, "\t"))
+	}
+	checks := judgements[0].Results
+	row("CHECK", func(j judgement) string { return j.Profile })
+	for i, result := range checks {
+		row(string(result.Check), func(j judgement) string { return marks[j.Results[i].Outcome] })
+	}
+	row("verdict", func(j judgement) string {
+		if j.Refusal != nil {
+			return "REFUSED"
+		}
+		return "accepted"
+	})
+	fmt.Fprintln(w)
+	for i, result := range checks {
+		fmt.Fprintln(w, result.Check)
+		type line struct{ mark, text string }
+		var lines []line
+		profiles := map[line][]string{}
+		for _, j := range judgements {
+			l := line{marks[j.Results[i].Outcome], explained(j.Results[i])}
+			if profiles[l] == nil {
+				lines = append(lines, l)
+			}
+			profiles[l] = append(profiles[l], j.Profile)
+		}
+		for _, l := range lines {
+			fmt.Fprintf(w, "  %s %s%s\n", l.mark, strings.Join(profiles[l], ", "), l.text)
+		}
+	}
+	var hints []string
+	for _, j := range judgements {
+		if j.Refusal != nil && j.Refusal.Hint != "" && !slices.Contains(hints, j.Refusal.Hint) {
+			hints = append(hints, j.Refusal.Hint)
+			fmt.Fprintf(w, "hint: %s\n", j.Refusal.Hint)
+		}
+	}
+	return w.Flush()
+}
+
+// explained is what a check wanted and found, in the next column of a table.
+func explained(result sts.Result) string {
+	line := ""
+	switch {
+	case result.Outcome == "refused":
+		line = fmt.Sprintf("\twanted %s, found %s", orNothing(result.Want), orNothing(result.Got))
+	case result.Got != "" && result.Want != "":
+		line = fmt.Sprintf("\tfound %s, wanted %s", result.Got, result.Want)
+	case result.Got != "" || result.Want != "":
+		line = "\t" + result.Got + result.Want
+	}
+	if result.Detail != "" && result.Outcome != "refused" { // there it is the hint, which comes last
+		line += " (" + result.Detail + ")"
+	}
+	return line
 }
 
 // marks show the outcome of a check.

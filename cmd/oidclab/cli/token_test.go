@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/oidclab/oidclab/lab/problem"
+	"github.com/oidclab/oidclab/lab/sts"
 )
 
 func TestAssignments(t *testing.T) {
@@ -98,5 +99,36 @@ func TestReadToken(t *testing.T) {
 		if got, err := read(stdin); kindOf(err) != problem.Usage {
 			t.Errorf("%s: %.20q, %v; want a usage problem", name, got, err)
 		}
+	}
+}
+
+// TestSideBySide has two profiles that agree on one check and not on the other.
+func TestSideBySide(t *testing.T) {
+	passed := sts.Result{Check: sts.CheckSize, Outcome: "passed", Want: "at most 9 bytes", Got: "5 bytes"}
+	verdict := func(results ...sts.Result) sts.Verdict { return sts.Verdict{Results: results} }
+	refused := verdict(passed, sts.Result{Check: sts.CheckTimes, Outcome: "refused", Want: "a later exp", Got: "an early one", Detail: "wait"})
+	refused.Refusal = &sts.Refusal{Hint: "get a new token"}
+	var out strings.Builder
+	a := &app{Streams: Streams{Out: &out}}
+	if err := a.showSideBySide([]judgement{
+		{"strict", refused},
+		{"aws", verdict(passed, sts.Result{Check: sts.CheckTimes, Outcome: "passed", Want: "a later exp", Got: "one within the skew"})},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	const want = `CHECK    strict   aws
+size     ✓        ✓
+times    ✗        ✓
+verdict  REFUSED  accepted
+
+size
+  ✓ strict, aws  found 5 bytes, wanted at most 9 bytes
+times
+  ✗ strict  wanted a later exp, found an early one
+  ✓ aws     found one within the skew, wanted a later exp
+hint: get a new token
+`
+	if out.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", out.String(), want)
 	}
 }
