@@ -3,7 +3,6 @@ package deps
 
 import (
 	_ "github.com/aws/aws-sdk-go-v2/service/s3"
-	_ "github.com/oracle/oci-go-sdk/v65/common/auth"
 	_ "github.com/testcontainers/testcontainers-go"
 	_ "k8s.io/kubernetes/pkg/kubelet/token"
 	_ "sigs.k8s.io/kind/pkg/cluster"

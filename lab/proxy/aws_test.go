@@ -50,7 +50,7 @@ func TestAWS(t *testing.T) {
 	handler := c.aws(t)
 	for region, host := range map[string]string{"us-east-1": "sts.us-east-1.amazonaws.com", "aws-global": "sts.amazonaws.com"} {
 		t.Run(region, func(t *testing.T) {
-			l := startWith(t, c.ca, nil, Host{"sts.amazonaws.com", handler}, Host{"sts.*.amazonaws.com", handler})
+			l := startWith(t, c.ca, nil, Host{Pattern: "sts.amazonaws.com", Handler: handler}, Host{Pattern: "sts.*.amazonaws.com", Handler: handler})
 			token := c.token(t, "sts.amazonaws.com")
 			webhook := []string{
 				"AWS_REGION=" + region,
@@ -71,7 +71,7 @@ func TestAWS(t *testing.T) {
 		})
 	}
 	t.Run("refused token", func(t *testing.T) {
-		l := startWith(t, c.ca, nil, Host{"sts.*.amazonaws.com", handler})
+		l := startWith(t, c.ca, nil, Host{Pattern: "sts.*.amazonaws.com", Handler: handler})
 		got := l.run(t, "aws", "AWS_REGION=us-east-1", "AWS_MAX_ATTEMPTS=1", "AWS_ROLE_ARN="+aws.RoleARN("123456789012", "demo"),
 			"AWS_WEB_IDENTITY_TOKEN_FILE="+file(t, []byte(c.token(t, "vault"))))
 		if !strings.Contains(got.Error, "InvalidIdentityToken: Incorrect token audience") {
@@ -79,7 +79,7 @@ func TestAWS(t *testing.T) {
 		}
 	})
 	t.Run("host that is not played", func(t *testing.T) {
-		l := startWith(t, c.ca, nil, Host{"sts.*.amazonaws.com", handler})
+		l := startWith(t, c.ca, nil, Host{Pattern: "sts.*.amazonaws.com", Handler: handler})
 		got := l.run(t, "aws", "AWS_REGION=cn-north-1", "AWS_MAX_ATTEMPTS=1", "AWS_ROLE_ARN="+aws.RoleARN("123456789012", "demo"),
 			"AWS_WEB_IDENTITY_TOKEN_FILE="+file(t, []byte(c.token(t, "sts.amazonaws.com"))))
 		if !strings.Contains(got.Error, "Forbidden") {

@@ -54,7 +54,7 @@ func TestAzure(t *testing.T) {
 		t.Fatal(err)
 	}
 	server.Serve(handler)
-	l := startWith(t, c.ca, nil, Host{"login.microsoftonline.com", handler}, Host{"*.blob.core.windows.net", handler})
+	l := startWith(t, c.ca, nil, Host{Pattern: "login.microsoftonline.com", Handler: handler}, Host{Pattern: "*.blob.core.windows.net", Handler: handler})
 	token := c.token(t, azure.Audience)
 	got := l.run(t, "azure",
 		"AZURE_AUTHORITY_HOST=https://login.microsoftonline.com/",

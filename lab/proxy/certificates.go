@@ -39,7 +39,10 @@ func (c *certificates) configOf(name string) (*tls.Config, error) {
 			break
 		}
 	}
-	config := &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2", "http/1.1"}, MinVersion: tls.VersionTLS12}
+	config := &tls.Config{
+		Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2", "http/1.1"}, MinVersion: tls.VersionTLS12,
+		DynamicRecordSizingDisabled: true, // as in package serve
+	}
 	c.configs[name] = config
 	return config, nil
 }

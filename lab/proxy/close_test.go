@@ -85,7 +85,7 @@ func TestCloseInAnyPhase(t *testing.T) {
 }
 
 func TestCloseWithoutListen(t *testing.T) {
-	p, err := New(Config{CA: newAuthority(t), Hosts: []Host{{"sts.amazonaws.com", greeter}}})
+	p, err := New(Config{CA: newAuthority(t), Hosts: []Host{{Pattern: "sts.amazonaws.com", Handler: greeter}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +114,7 @@ func blocking(entered chan<- struct{}, leave <-chan struct{}) http.Handler {
 func TestCloseLetsRequestsFinish(t *testing.T) {
 	for _, version := range []string{"h2", "http/1.1"} {
 		entered, leave, closed := make(chan struct{}, 1), make(chan struct{}), make(chan error, 1)
-		l := start(t, nil, Host{"sts.amazonaws.com", blocking(entered, leave)})
+		l := start(t, nil, Host{Pattern: "sts.amazonaws.com", Handler: blocking(entered, leave)})
 		client := l.client(t, func(t *http.Transport) { t.ForceAttemptHTTP2 = version == "h2" })
 		answered := make(chan string, 1)
 		go func() {
@@ -154,7 +154,7 @@ func TestCloseLetsRequestsFinish(t *testing.T) {
 func TestCloseCutsRequestsWhenTheContextEnds(t *testing.T) {
 	for _, version := range []string{"h2", "http/1.1"} {
 		entered := make(chan struct{}, 1)
-		l := start(t, nil, Host{"sts.amazonaws.com", blocking(entered, nil)})
+		l := start(t, nil, Host{Pattern: "sts.amazonaws.com", Handler: blocking(entered, nil)})
 		client := l.client(t, func(t *http.Transport) { t.ForceAttemptHTTP2 = version == "h2" })
 		result := make(chan error, 1)
 		go func() {

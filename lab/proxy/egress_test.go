@@ -108,7 +108,7 @@ func TestNobodyIsCalled(t *testing.T) {
 	recorder := listener.Addr().String()
 	_, port, _ := net.SplitHostPort(recorder)
 
-	l := start(t, nil, Host{"sts.amazonaws.com", greeter}, Host{"sts.*.amazonaws.com", greeter}, Host{"recorder.example", greeter})
+	l := start(t, nil, Host{Pattern: "sts.amazonaws.com", Handler: greeter}, Host{Pattern: "sts.*.amazonaws.com", Handler: greeter}, Host{Pattern: "recorder.example", Handler: greeter})
 	for _, request := range []string{
 		connectTo(recorder),
 		connectTo("localhost:" + port),

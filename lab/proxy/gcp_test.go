@@ -96,7 +96,7 @@ func TestGCP(t *testing.T) {
 	}
 	for _, application := range []string{"gcp", "gcp-oauth2"} {
 		t.Run(application, func(t *testing.T) {
-			l := startWith(t, c.ca, nil, Host{"sts.googleapis.com", handler}, Host{"iamcredentials.googleapis.com", handler}, Host{"storage.googleapis.com", handler})
+			l := startWith(t, c.ca, nil, Host{Pattern: "sts.googleapis.com", Handler: handler}, Host{Pattern: "iamcredentials.googleapis.com", Handler: handler}, Host{Pattern: "storage.googleapis.com", Handler: handler})
 			if got := l.run(t, application, "GOOGLE_APPLICATION_CREDENTIALS="+file(t, credentials)); got.Got != "hello" {
 				t.Errorf("got %+v", got)
 			}

@@ -11,6 +11,7 @@ import (
 type host struct {
 	labels  []string
 	handler http.Handler
+	noHTTP2 bool
 }
 
 func parseHosts(hosts []Host) ([]host, error) {
@@ -37,7 +38,7 @@ func parseHosts(hosts []Host) ([]host, error) {
 		if strings.Trim(labels[len(labels)-1], "0123456789") == "" {
 			return nil, fmt.Errorf("proxy: host %q is an IP address, which the proxy never answers for", h.Pattern)
 		}
-		parsed = append(parsed, host{labels, h.Handler})
+		parsed = append(parsed, host{labels, h.Handler, h.NoHTTP2})
 	}
 	return parsed, nil
 }

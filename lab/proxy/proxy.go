@@ -70,6 +70,7 @@ type Host struct {
 	// must be spelled out.
 	Pattern string
 	Handler http.Handler
+	NoHTTP2 bool // offer HTTP/1.1 only
 }
 
 // Proxy is an HTTP proxy on a loopback address. Make one with New. It is safe
@@ -278,7 +279,7 @@ func (p *Proxy) admit(t *tunnel, r *http.Request) Reason {
 		return PortRefused
 	}
 	t.host = canonical(name)
-	if t.handler = p.handlerOf(t.host); t.handler == nil {
+	if t.player = p.hostOf(t.host); t.player.handler == nil {
 		return HostUnknown
 	}
 	p.mu.Lock()
@@ -316,13 +317,14 @@ func (p *Proxy) leave(t *tunnel) {
 	}
 }
 
-func (p *Proxy) handlerOf(name string) http.Handler {
+// hostOf returns who plays a host; of one that nobody plays, it has no handler.
+func (p *Proxy) hostOf(name string) host {
 	for _, h := range p.hosts {
 		if h.matches(name) {
-			return h.handler
+			return h
 		}
 	}
-	return nil
+	return host{}
 }
 
 func (p *Proxy) refuse(w http.ResponseWriter, r *http.Request, reason Reason) {
@@ -357,7 +359,7 @@ func (p *Proxy) serveInside(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, fmt.Sprintf("oidclab proxy: refused %s: %s, which is %s", target, HostMismatch.text(), t.host), http.StatusMisdirectedRequest)
 		return
 	}
-	t.handler.ServeHTTP(w, r)
+	t.player.handler.ServeHTTP(w, r)
 }
 
 // tlsConfig returns the configuration of a tunnel's TLS, once the client has
@@ -368,5 +370,10 @@ func (p *Proxy) tlsConfig(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		target := p.record.refused(hello.ServerName, ServerNameMismatch)
 		return nil, fmt.Errorf("proxy: server name %s: %s, which is %s", target, ServerNameMismatch.text(), t.host)
 	}
-	return p.certs.configOf(t.host)
+	config, err := p.certs.configOf(t.host)
+	if err == nil && t.player.noHTTP2 {
+		config = config.Clone()
+		config.NextProtos = []string{"http/1.1"}
+	}
+	return config, err
 }

@@ -63,7 +63,7 @@ func start(t testing.TB, change func(*limits), hosts ...Host) *lab {
 func startWith(t testing.TB, ca *pki.CA, change func(*limits), hosts ...Host) *lab {
 	t.Helper()
 	if len(hosts) == 0 {
-		hosts = []Host{{"sts.amazonaws.com", greeter}, {"sts.*.amazonaws.com", greeter}}
+		hosts = []Host{{Pattern: "sts.amazonaws.com", Handler: greeter}, {Pattern: "sts.*.amazonaws.com", Handler: greeter}}
 	}
 	limits := defaultLimits
 	if change != nil {
@@ -230,11 +230,21 @@ func TestEachHostHasItsHandler(t *testing.T) {
 	named := func(name string) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, name) })
 	}
-	l := start(t, nil, Host{"sts.googleapis.com", named("sts")}, Host{"*.googleapis.com", named("any")}, Host{"*.blob.core.windows.net", named("blob")})
+	l := start(t, nil, Host{Pattern: "sts.googleapis.com", Handler: named("sts")}, Host{Pattern: "*.googleapis.com", Handler: named("any")}, Host{Pattern: "*.blob.core.windows.net", Handler: named("blob")})
 	client := l.client(t, nil)
 	for host, want := range map[string]string{"sts.googleapis.com": "sts", "storage.googleapis.com": "any", "account.blob.core.windows.net": "blob"} {
 		if _, body := get(t, client, "https://"+host+"/"); body != want {
 			t.Errorf("%s: %q answered, want %q", host, body, want)
+		}
+	}
+}
+
+func TestHostWithoutHTTP2(t *testing.T) {
+	l := start(t, nil, Host{Pattern: "sts.amazonaws.com", Handler: greeter}, Host{Pattern: "idcs.identity.oraclecloud.com", Handler: greeter, NoHTTP2: true})
+	client := l.client(t, func(t *http.Transport) { t.ForceAttemptHTTP2 = true })
+	for host, want := range map[string]string{"sts.amazonaws.com": "HTTP/2.0", "idcs.identity.oraclecloud.com": "HTTP/1.1"} {
+		if response, body := get(t, client, "https://"+host+"/"); response.Proto != want {
+			t.Errorf("%s: %s, want %s: %s", host, response.Proto, want, body)
 		}
 	}
 }
@@ -336,7 +346,7 @@ func TestClientsOfOtherMachinesAreRefused(t *testing.T) {
 
 func TestListenOnLoopbackOnly(t *testing.T) {
 	for _, address := range []string{"0.0.0.0:0", "[::]:0", ":0", "192.0.2.1:0", "localhost:0", "127.0.0.1"} {
-		p, err := New(Config{CA: newAuthority(t), Hosts: []Host{{"sts.amazonaws.com", greeter}}})
+		p, err := New(Config{CA: newAuthority(t), Hosts: []Host{{Pattern: "sts.amazonaws.com", Handler: greeter}}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -357,7 +367,7 @@ func TestListenOnLoopbackOnly(t *testing.T) {
 
 func TestTakenPort(t *testing.T) {
 	l := start(t, nil)
-	p, err := New(Config{CA: l.ca, Hosts: []Host{{"sts.amazonaws.com", greeter}}})
+	p, err := New(Config{CA: l.ca, Hosts: []Host{{Pattern: "sts.amazonaws.com", Handler: greeter}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -686,10 +696,10 @@ func TestNothingButHostNamesIsKept(t *testing.T) {
 func TestWrongConfigurations(t *testing.T) {
 	ca := newAuthority(t)
 	for _, cfg := range []Config{
-		{Hosts: []Host{{"sts.amazonaws.com", greeter}}},
+		{Hosts: []Host{{Pattern: "sts.amazonaws.com", Handler: greeter}}},
 		{CA: ca},
-		{CA: ca, Hosts: []Host{{"sts.amazonaws.com", nil}}},
-		{CA: ca, Hosts: []Host{{"sts.amazonaws.com", greeter}, {"sts.amazonaws.com", greeter}}},
+		{CA: ca, Hosts: []Host{{Pattern: "sts.amazonaws.com", Handler: nil}}},
+		{CA: ca, Hosts: []Host{{Pattern: "sts.amazonaws.com", Handler: greeter}, {Pattern: "sts.amazonaws.com", Handler: greeter}}},
 	} {
 		if _, err := New(cfg); err == nil {
 			t.Errorf("accepted: %+v", cfg)
@@ -700,12 +710,12 @@ func TestWrongConfigurations(t *testing.T) {
 		"STS.amazonaws.com", "sts.amazonaws.com.", ".amazonaws.com", "sts..com", "-a.example.com", "a-.example.com",
 		"a_b.example.com", "127.0.0.1", "*.0.0.1", "::1", "sts.amazonaws.com:443", strings.Repeat("a", 64) + ".example.com",
 	} {
-		if _, err := New(Config{CA: ca, Hosts: []Host{{pattern, greeter}}}); err == nil {
+		if _, err := New(Config{CA: ca, Hosts: []Host{{Pattern: pattern, Handler: greeter}}}); err == nil {
 			t.Errorf("pattern %q was accepted", pattern)
 		}
 	}
 	for _, pattern := range []string{"sts.amazonaws.com", "sts.*.amazonaws.com", "*.blob.core.windows.net", "stackit.cloud", "*.*.example.com"} {
-		if _, err := New(Config{CA: ca, Hosts: []Host{{pattern, greeter}}}); err != nil {
+		if _, err := New(Config{CA: ca, Hosts: []Host{{Pattern: pattern, Handler: greeter}}}); err != nil {
 			t.Errorf("control: %v", err)
 		}
 	}

@@ -53,7 +53,7 @@ func TestSTACKIT(t *testing.T) {
 		t.Fatal(err)
 	}
 	server.Serve(handler)
-	l := startWith(t, c.ca, nil, Host{"accounts.stackit.cloud", handler}, Host{"*.api.stackit.cloud", handler})
+	l := startWith(t, c.ca, nil, Host{Pattern: "accounts.stackit.cloud", Handler: handler}, Host{Pattern: "*.api.stackit.cloud", Handler: handler})
 	token := c.token(t, stackit.Audience)
 	got := l.run(t, "stackit", "STACKIT_SERVICE_ACCOUNT_EMAIL="+stackitEmail, "STACKIT_FEDERATED_TOKEN_FILE="+file(t, []byte(token)))
 	if !strings.Contains(got.Got, `"ACTIVE"`) {

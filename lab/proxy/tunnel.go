@@ -4,7 +4,6 @@ import (
 	"crypto/tls"
 	"io"
 	"net"
-	"net/http"
 	"sync"
 	"sync/atomic"
 )
@@ -12,9 +11,9 @@ import (
 // tunnel is a client's connection after CONNECT.
 type tunnel struct {
 	net.Conn
-	proxy   *Proxy
-	host    string // canonical
-	handler http.Handler
+	proxy  *Proxy
+	host   string // canonical
+	player host   // who answers for it
 
 	input io.Reader   // what was read along with CONNECT, then the connection
 	used  atomic.Bool // the server inside has begun to read requests

@@ -49,7 +49,10 @@ func Listen(address string, cert tls.Certificate, log *slog.Logger) (*Server, er
 	return &Server{
 		listener: listener,
 		http: &http.Server{
-			TLSConfig:         &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12},
+			TLSConfig: &tls.Config{
+				Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12,
+				DynamicRecordSizingDisabled: true, // or even a small answer would arrive in parts
+			},
 			ReadHeaderTimeout: readHeaderTimeout,
 			ReadTimeout:       readTimeout,
 			IdleTimeout:       idleTimeout,
@@ -68,6 +71,19 @@ func (e *InUseError) Error() string {
 
 // URL returns the server's origin, such as "https://127.0.0.1:41733".
 func (s *Server) URL() string { return "https://" + s.listener.Addr().String() }
+
+// WithoutHTTP2 has the server offer HTTP/1.1 only. It is for before Serve.
+func (s *Server) WithoutHTTP2() {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	s.http.Protocols = protocols
+}
+
+// WithCertificate has the server ask for its certificate at each handshake. It
+// is for before Serve.
+func (s *Server) WithCertificate(get func(*tls.ClientHelloInfo) (*tls.Certificate, error)) {
+	s.http.TLSConfig.Certificates, s.http.TLSConfig.GetCertificate = nil, get
+}
 
 // Serve answers requests with handler until Close. It returns at once.
 func (s *Server) Serve(handler http.Handler) {

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -39,6 +41,37 @@ func TestServeAndClose(t *testing.T) {
 	closeTwice(t, server)
 	if _, err := client.Get(server.URL()); err == nil {
 		t.Error("answered after Close")
+	}
+}
+
+func TestCertificateOfEachHandshake(t *testing.T) {
+	ca, first := newCertificate(t)
+	leaf, err := ca.Server("127.0.0.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := leaf.TLS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := serve.Listen("127.0.0.1:0", first, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeTwice(t, server)
+	var current atomic.Pointer[tls.Certificate]
+	server.WithCertificate(func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return current.Load(), nil })
+	server.Serve(http.NotFoundHandler())
+	for _, want := range []tls.Certificate{first, second} {
+		current.Store(&want)
+		connection, err := tls.Dial("tcp", strings.TrimPrefix(server.URL(), "https://"), &tls.Config{RootCAs: ca.Pool()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := connection.ConnectionState().PeerCertificates[0]; !got.Equal(want.Leaf) {
+			t.Errorf("certificate %s, want %s", got.SerialNumber, want.Leaf.SerialNumber)
+		}
+		_ = connection.Close()
 	}
 }
 
@@ -118,4 +151,29 @@ func newCertificate(t *testing.T) (*pki.CA, tls.Certificate) {
 		t.Fatal(err)
 	}
 	return ca, cert
+}
+
+func TestWithoutHTTP2(t *testing.T) {
+	ca, cert := newCertificate(t)
+	for _, without := range []bool{false, true} {
+		server, err := serve.Listen("127.0.0.1:0", cert, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := "h2"
+		if without {
+			want = "http/1.1"
+			server.WithoutHTTP2()
+		}
+		server.Serve(http.NotFoundHandler())
+		connection, err := tls.Dial("tcp", strings.TrimPrefix(server.URL(), "https://"), &tls.Config{RootCAs: ca.Pool(), NextProtos: []string{"h2", "http/1.1"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := connection.ConnectionState().NegotiatedProtocol; got != want {
+			t.Errorf("without HTTP/2 %t: %s, want %s", without, got, want)
+		}
+		_ = connection.Close()
+		closeTwice(t, server)
+	}
 }
