@@ -23,6 +23,7 @@ type Info struct {
 	STACKIT  STACKITInfo   `json:"stackit"`
 	Generic  GenericInfo   `json:"generic"`
 	Vault    *VaultInfo    `json:"vault,omitempty"`
+	Webhook  WebhookInfo   `json:"webhook"`
 	Proxy    string        `json:"proxy"` // HTTPS_PROXY of unmodified applications
 	// WorkloadImage is the image of the oidclab binary that the nodes have.
 	WorkloadImage string            `json:"workloadImage,omitempty"`
@@ -105,6 +106,24 @@ type VaultInfo struct {
 type AuthMounts struct {
 	JWT        string `json:"jwt"`
 	Kubernetes string `json:"kubernetes"`
+}
+
+// WebhookInfo is the pod identity webhook, as workloads meet it.
+type WebhookInfo struct {
+	URL      string           `json:"url"`
+	CAFile   string           `json:"caFile"` // the lab's root, in the containers that it injects into
+	Profiles []WebhookProfile `json:"profiles"`
+}
+
+// WebhookProfile is the webhook of one vendor.
+type WebhookProfile struct {
+	Name          string                       `json:"name"`
+	Configuration string                       `json:"configuration"`       // name of the MutatingWebhookConfiguration
+	URLs          map[string]string            `json:"urls"`                // that the API server calls, by cluster
+	Annotations   map[string]map[string]string `json:"annotations"`         // with which a service account gets the trusted identity, by cluster
+	PodLabels     map[string]string            `json:"podLabels,omitempty"` // that a pod must have as well
+	TokenFile     string                       `json:"tokenFile"`           // in containers, unless an annotation says otherwise
+	Audience      string                       `json:"audience"`            // of the token, likewise
 }
 
 // Status is the state of a lab at one moment.

@@ -42,7 +42,7 @@ func New(commonName string) (*CA, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pki: key of %s: %w", commonName, err)
 	}
-	template, err := newTemplate(commonName)
+	template, err := newTemplate(commonName, time.Now(), lifetime)
 	if err != nil {
 		return nil, err
 	}
@@ -72,11 +72,13 @@ func (c *CA) Pool() *x509.CertPool {
 
 // Server returns a certificate for a server that is reached by the given
 // names, which are DNS names or IP addresses. At least one is needed.
-func (c *CA) Server(names ...string) (Leaf, error) {
+func (c *CA) Server(names ...string) (Leaf, error) { return c.server(time.Now(), lifetime, names) }
+
+func (c *CA) server(now time.Time, life time.Duration, names []string) (Leaf, error) {
 	if len(names) == 0 {
 		return Leaf{}, fmt.Errorf("pki: a server certificate needs a name")
 	}
-	template, err := newTemplate(names[0])
+	template, err := newTemplate(names[0], now, life)
 	if err != nil {
 		return Leaf{}, err
 	}
@@ -95,7 +97,7 @@ func (c *CA) Server(names ...string) (Leaf, error) {
 // Client returns a client certificate. Kubernetes takes the common name as the
 // user and the organizations as its groups.
 func (c *CA) Client(commonName string, organizations ...string) (Leaf, error) {
-	template, err := newTemplate(commonName)
+	template, err := newTemplate(commonName, time.Now(), lifetime)
 	if err != nil {
 		return Leaf{}, err
 	}
@@ -134,17 +136,16 @@ func (l Leaf) TLS() (tls.Certificate, error) {
 	return cert, nil
 }
 
-func newTemplate(commonName string) (*x509.Certificate, error) {
+func newTemplate(commonName string, now time.Time, life time.Duration) (*x509.Certificate, error) {
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
 	if err != nil {
 		return nil, fmt.Errorf("pki: serial number: %w", err)
 	}
-	now := time.Now()
 	return &x509.Certificate{
 		SerialNumber: serial,
 		Subject:      pkix.Name{CommonName: commonName},
 		NotBefore:    now.Add(-backdate),
-		NotAfter:     now.Add(lifetime),
+		NotAfter:     now.Add(life),
 	}, nil
 }
 

@@ -10,7 +10,7 @@ import (
 // TestConfiguration compares with the vendors' manifests.
 func TestConfiguration(t *testing.T) {
 	const rules = `"rules":[{"apiGroups":[""],"apiVersions":["v1"],"operations":["CREATE"],"resources":["pods"],"scope":"*"}],"sideEffects":"None"`
-	const head = `{"metadata":{"name":"oidclab"},"webhooks":[{"clientConfig":{"caBundle":"cGVt","url":"https://127.0.0.1:1/c1"},`
+	const head = `{"apiVersion":"admissionregistration.k8s.io/v1","kind":"MutatingWebhookConfiguration","metadata":{"name":"oidclab"},"webhooks":[{"clientConfig":{"caBundle":"cGVt","url":"https://127.0.0.1:1/c1"},`
 	const stackitSkip = `{"key":"workload-identity.stackit.cloud/skip-pod-identity-webhook","operator":"DoesNotExist"}`
 	for name, want := range map[string]string{
 		"stackit": head + `"name":"mpod.stackit.cloud","admissionReviewVersions":["v1"],"failurePolicy":"Fail","matchPolicy":"Equivalent","reinvocationPolicy":"Never",

@@ -68,6 +68,7 @@ const ExtraAnnotation = "oidclab.dev/extra"
 func (p Profile) Configuration(name, url string, caBundle []byte) *admissionregistrationv1.MutatingWebhookConfiguration {
 	none, scope := admissionregistrationv1.SideEffectClassNone, admissionregistrationv1.AllScopes
 	return &admissionregistrationv1.MutatingWebhookConfiguration{
+		TypeMeta:   metav1.TypeMeta{APIVersion: admissionregistrationv1.SchemeGroupVersion.String(), Kind: "MutatingWebhookConfiguration"},
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Webhooks: []admissionregistrationv1.MutatingWebhook{{
 			Name:                    p.Webhook,

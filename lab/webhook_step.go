@@ -1,0 +1,173 @@
+package lab
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"path"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/oidclab/oidclab/fixtures"
+	"github.com/oidclab/oidclab/lab/webhook"
+)
+
+// caMountPath is where containers have the ConfigMap with the lab's CA, if the
+// webhook injects into them.
+const caMountPath = "/var/run/secrets/oidclab.dev"
+
+// startWebhook starts the pod identity webhook, with all vendors' profiles, has
+// every cluster ask it about new pods, and waits until they do.
+func (l *Lab) startWebhook(ctx context.Context, u *undo) (string, error) {
+	server, err := l.listen(u, "webhook", 0)
+	if err != nil {
+		return "", err
+	}
+	profiles := []webhook.Profile{
+		webhook.AWS(webhook.AWSSettings{Region: l.info.AWS.Region}),
+		webhook.Azure(webhook.AzureSettings{TenantID: l.info.Azure.Tenant, AuthorityHost: l.info.Azure.Authority + "/"}),
+		webhook.STACKIT(),
+	}
+	l.info.Webhook = WebhookInfo{URL: server.URL(), CAFile: path.Join(caMountPath, fixtures.CAKey)}
+	var names []string
+	for _, p := range profiles {
+		names = append(names, p.Name)
+		info := WebhookProfile{
+			Name: p.Name, Configuration: "oidclab-" + p.Name, TokenFile: p.TokenFile, Audience: p.Audience, PodLabels: p.PodLabels,
+			URLs: map[string]string{}, Annotations: map[string]map[string]string{},
+		}
+		for _, m := range l.members {
+			info.URLs[m.id] = server.URL() + "/" + m.id + p.Path
+			info.Annotations[m.id] = l.webhookAnnotations(p, m)
+		}
+		l.info.Webhook.Profiles = append(l.info.Webhook.Profiles, info)
+	}
+	handler := http.NewServeMux()
+	asked := map[*member][]*questioned{}
+	for _, m := range l.members {
+		for _, p := range profiles {
+			q := newQuestioned(webhook.New(webhook.Config{Profile: p, Accounts: accountsOf{m}, Extra: l.webhookExtra(p), Log: l.spec.Log.With("cluster", m.id)}))
+			asked[m] = append(asked[m], q)
+			handler.Handle("/"+m.id+p.Path, q)
+		}
+	}
+	server.Serve(handler)
+	for _, m := range l.members {
+		for i, p := range profiles {
+			info := l.info.Webhook.Profiles[i]
+			if err := m.register(ctx, p, info.Configuration, info.URLs[m.id], l.ca.CertPEM()); err != nil {
+				return "", err
+			}
+		}
+	}
+	for _, m := range l.members {
+		if err := m.awaitQuestions(ctx, names, asked[m]); err != nil {
+			return "", err
+		}
+	}
+	return strings.Join(names, " "), nil
+}
+
+// webhookAnnotations are those with which a service account gets the identity
+// that the lab's relying parties trust.
+func (l *Lab) webhookAnnotations(p webhook.Profile, m *member) map[string]string {
+	switch p.Name {
+	case "aws":
+		annotations := map[string]string{webhook.AWSRoleARN: l.info.AWS.Roles[m.id]}
+		if l.info.AWS.Audience != p.Audience {
+			annotations[webhook.AWSAudience] = l.info.AWS.Audience
+		}
+		return annotations
+	case "azure":
+		return map[string]string{webhook.AzureClientID: l.info.Azure.ClientIDs[m.id]}
+	case "stackit":
+		return map[string]string{webhook.STACKITEmail: l.info.STACKIT.Accounts[m.id]}
+	}
+	return nil
+}
+
+// webhookExtra is what a pod needs, beside what the vendor's webhook injects, to
+// reach the lab instead of the vendor.
+func (l *Lab) webhookExtra(p webhook.Profile) webhook.Extra {
+	file := l.info.Webhook.CAFile
+	var env []corev1.EnvVar
+	switch p.Name {
+	case "aws":
+		env = []corev1.EnvVar{{Name: "AWS_ENDPOINT_URL_STS", Value: l.info.AWS.Endpoint}, {Name: "AWS_CA_BUNDLE", Value: file}}
+	case "stackit":
+		env = []corev1.EnvVar{{Name: "STACKIT_IDP_TOKEN_ENDPOINT", Value: l.info.STACKIT.TokenURL}}
+	}
+	for _, name := range []string{"SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"} {
+		env = append(env, corev1.EnvVar{Name: name, Value: file})
+	}
+	ca := corev1.Volume{Name: fixtures.CAConfigMap, VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{
+		LocalObjectReference: corev1.LocalObjectReference{Name: fixtures.CAConfigMap},
+	}}}
+	return webhook.Extra{Env: env, Volume: &ca, MountPath: caMountPath}
+}
+
+// accountsOf looks service accounts up in a cluster.
+type accountsOf struct{ m *member }
+
+func (a accountsOf) ServiceAccount(ctx context.Context, namespace, name string) (*corev1.ServiceAccount, error) {
+	return a.m.cluster.API().Kubernetes().CoreV1().ServiceAccounts(namespace).Get(ctx, name, metav1.GetOptions{})
+}
+
+// register has the cluster's API server ask a webhook.
+func (m *member) register(ctx context.Context, p webhook.Profile, name, url string, ca []byte) error {
+	configuration, err := json.Marshal(p.Configuration(name, url, ca))
+	if err != nil {
+		return err
+	}
+	force := true
+	_, err = m.cluster.API().Kubernetes().AdmissionregistrationV1().MutatingWebhookConfigurations().
+		Patch(ctx, name, types.ApplyPatchType, configuration, metav1.PatchOptions{FieldManager: "oidclab", Force: &force})
+	if err != nil {
+		return fmt.Errorf("cluster %s: webhook %s: %w", m.id, name, err)
+	}
+	return nil
+}
+
+// questioned is a handler that tells when it got its first request.
+type questioned struct {
+	handler http.Handler
+	once    sync.Once
+	first   chan struct{} // closed then
+}
+
+func newQuestioned(handler http.Handler) *questioned {
+	return &questioned{handler: handler, first: make(chan struct{})}
+}
+
+func (q *questioned) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	q.once.Do(func() { close(q.first) })
+	q.handler.ServeHTTP(w, r)
+}
+
+// awaitQuestions proposes a pod until the API server has asked each webhook
+// about it. Nothing of that is kept.
+func (m *member) awaitQuestions(ctx context.Context, names []string, asked []*questioned) error {
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "oidclab-webhook", Labels: map[string]string{webhook.AzureUse: "true"}},
+		Spec:       corev1.PodSpec{ServiceAccountName: fixtures.ServiceAccount, Containers: []corev1.Container{{Name: "none", Image: "none.invalid/none"}}},
+	}
+	for i, q := range asked {
+		for waiting := true; waiting; {
+			_, err := m.cluster.API().Kubernetes().CoreV1().Pods(fixtures.Namespace).Create(ctx, pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+			select {
+			case <-q.first:
+				waiting = false
+			case <-ctx.Done():
+				return fmt.Errorf("the API server of cluster %s does not ask the webhook %s: %w: %w", m.id, names[i], ctx.Err(), err)
+			case <-time.After(10 * time.Millisecond):
+			}
+		}
+	}
+	return nil
+}
