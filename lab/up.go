@@ -97,14 +97,15 @@ func Up(ctx context.Context, spec Spec, observe func(StepEvent)) (*Lab, error) {
 	}
 	if spec.Vault != "" {
 		server := p.step("vault", l.startVault, front)
-		p.step("vault configuration", l.configureVault, append(clusters, server)...)
+		p.step("vault configuration", l.configureVault, append([]*step{server}, clusters...)...)
 	} else {
 		l.info.Absent["vault"] = spec.NoVault
 	}
 	if len(clusters) > 1 {
 		p.step("trust between clusters", l.awaitTrustInEachOther, clusters...)
 	}
-	p.step("ready", l.awaitReady, append(clusters, services)...)
+	hook := p.step("pod identity webhook", l.startWebhook, append([]*step{services}, clusters...)...)
+	p.step("ready", l.awaitReady, hook)
 	if err := p.up(ctx, &l.undo, observe); err != nil {
 		return nil, err
 	}
@@ -165,15 +166,12 @@ func (l *Lab) listen(u *undo, name string, port int) (*serve.Server, error) {
 	if l.address == loopback {
 		names = append(names, "localhost")
 	}
-	leaf, err := l.ca.Server(names...)
+	certificate := l.ca.Rotating(clock.System{}, names...)
+	first, err := certificate.Get(nil)
 	if err != nil {
 		return nil, err
 	}
-	cert, err := leaf.TLS()
-	if err != nil {
-		return nil, err
-	}
-	server, err := serve.Listen(net.JoinHostPort(l.address, strconv.Itoa(port)), cert, l.spec.Log.With("server", name))
+	server, err := serve.Listen(net.JoinHostPort(l.address, strconv.Itoa(port)), *first, l.spec.Log.With("server", name))
 	if err != nil {
 		if inUse := new(serve.InUseError); errors.As(err, &inUse) {
 			return nil, problem.New(problem.Conflict, "choose another --port, or leave it out for any free one", "%w", err)
@@ -181,5 +179,6 @@ func (l *Lab) listen(u *undo, name string, port int) (*serve.Server, error) {
 		return nil, err
 	}
 	u.add(name, server.Close)
+	server.WithCertificate(certificate.Get)
 	return server, nil
 }

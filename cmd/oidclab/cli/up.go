@@ -225,12 +225,21 @@ func (a *app) showInfo(info lab.Info) error {
 	if info.Vault != nil {
 		row("vault", info.Vault.Address)
 	}
+	row("webhook", info.Webhook.URL+" "+webhookProfiles(info.Webhook))
 	row("proxy", info.Proxy)
 	row("ca", info.CAFile)
 	for _, what := range sortedKeys(info.Absent) {
 		row("without "+what, firstLine(info.Absent[what]))
 	}
 	return w.Flush()
+}
+
+func webhookProfiles(info lab.WebhookInfo) string {
+	var names []string
+	for _, p := range info.Profiles {
+		names = append(names, p.Name)
+	}
+	return strings.Join(names, " ")
 }
 
 func sortedKeys[V any](m map[string]V) []string {
