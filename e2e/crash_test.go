@@ -32,7 +32,7 @@ func TestComponentKilled(t *testing.T) {
 	t.Parallel()
 	u := newUser(t)
 	info := u.up(t, "--name", labName, "--vault", "none")
-	cluster := kubernetesClient(t, info)
+	cluster := kubernetesClient(t, info.Clusters[0])
 	ctx := t.Context()
 	want := map[string]string{"made": "before the crash"}
 	if _, err := cluster.CoreV1().ConfigMaps("demo").Create(ctx, &corev1.ConfigMap{
@@ -147,9 +147,9 @@ func (u *user) keepDown(t *testing.T, component string, check func() error) {
 	mustAwait(t, recoveryLimit, component+" is down", check)
 }
 
-func kubernetesClient(t *testing.T, info lab.Info) kubernetes.Interface {
+func kubernetesClient(t *testing.T, cluster lab.ClusterInfo) kubernetes.Interface {
 	t.Helper()
-	config, err := clientcmd.BuildConfigFromFlags("", info.Clusters[0].Kubeconfig)
+	config, err := clientcmd.BuildConfigFromFlags("", cluster.Kubeconfig)
 	if err != nil {
 		t.Fatal(err)
 	}
