@@ -21,6 +21,7 @@ type Info struct {
 	GCP      GCPInfo       `json:"gcp"`
 	Azure    AzureInfo     `json:"azure"`
 	STACKIT  STACKITInfo   `json:"stackit"`
+	OCI      OCIInfo       `json:"oci"`
 	Generic  GenericInfo   `json:"generic"`
 	Vault    *VaultInfo    `json:"vault,omitempty"`
 	Webhook  WebhookInfo   `json:"webhook"`
@@ -74,6 +75,20 @@ type STACKITInfo struct {
 	Audience string            `json:"audience"`
 	Project  string            `json:"project"`
 	Accounts map[string]string `json:"accounts"` // e-mail addresses by cluster
+}
+
+// OCIInfo is how Oracle's SDKs reach the lab's OCI.
+type OCIInfo struct {
+	URL              string            `json:"url"` // of identity domain and object storage
+	Region           string            `json:"region"`
+	Audience         string            `json:"audience"`
+	ClientID         string            `json:"clientID"`
+	ClientSecretFile string            `json:"clientSecretFile"` // of the client that exchanges tokens
+	Namespace        string            `json:"namespace"`        // of object storage
+	Bucket           string            `json:"bucket"`
+	Object           string            `json:"object"`
+	PodHost          string            `json:"podHost,omitempty"` // where the pods of OKE get their identity, at port 12250; empty if there is none
+	PodAudiences     map[string]string `json:"podAudiences"`      // of the tokens that pods get it with, by cluster
 }
 
 // GenericInfo is how clients reach the RFC 8693 token service.

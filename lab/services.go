@@ -19,7 +19,7 @@ import (
 // startServices starts the token services. They need issuers' URLs only: keys
 // are fetched when the first token comes.
 func (l *Lab) startServices(_ context.Context, u *undo) (string, error) {
-	for _, start := range []func(*undo) error{l.startAWS, l.startGCP, l.startAzure, l.startSTACKIT, l.startGeneric, l.startProxy} {
+	for _, start := range []func(*undo) error{l.startAWS, l.startGCP, l.startAzure, l.startSTACKIT, l.startOCI, l.startGeneric, l.startProxy} {
 		if err := start(u); err != nil {
 			return "", err
 		}

@@ -88,7 +88,11 @@ func Up(ctx context.Context, spec Spec, observe func(StepEvent)) (*Lab, error) {
 	l.info = Info{Name: spec.Name, Engine: spec.Engine, Dir: spec.Dir, CAFile: filepath.Join(spec.Dir, "ca.crt"), Absent: map[string]string{}}
 
 	var p plan
-	front := p.step("certificates and issuer front", l.startFront)
+	var network []*step
+	if spec.Engine == Kind {
+		network = append(network, p.step("docker network", l.startNetwork))
+	}
+	front := p.step("certificates and issuer front", l.startFront, network...)
 	services := p.step("token service", l.startServices, front)
 	var clusters []*step
 	for _, m := range l.newMembers() {
@@ -162,8 +166,17 @@ func (l *Lab) startFront(_ context.Context, u *undo) (string, error) {
 }
 
 func (l *Lab) listen(u *undo, name string, port int) (*serve.Server, error) {
-	names := []string{l.address}
-	if l.address == loopback {
+	server, err := l.listenAt(u, name, l.address, port)
+	if inUse := new(serve.InUseError); errors.As(err, &inUse) {
+		return nil, problem.New(problem.Conflict, "choose another --port, or leave it out for any free one", "%w", err)
+	}
+	return server, err
+}
+
+// listenAt listens on a port of an IP address of this machine.
+func (l *Lab) listenAt(u *undo, name, host string, port int) (*serve.Server, error) {
+	names := []string{host}
+	if host == loopback {
 		names = append(names, "localhost")
 	}
 	certificate := l.ca.Rotating(clock.System{}, names...)
@@ -171,11 +184,8 @@ func (l *Lab) listen(u *undo, name string, port int) (*serve.Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	server, err := serve.Listen(net.JoinHostPort(l.address, strconv.Itoa(port)), *first, l.spec.Log.With("server", name))
+	server, err := serve.Listen(net.JoinHostPort(host, strconv.Itoa(port)), *first, l.spec.Log.With("server", name))
 	if err != nil {
-		if inUse := new(serve.InUseError); errors.As(err, &inUse) {
-			return nil, problem.New(problem.Conflict, "choose another --port, or leave it out for any free one", "%w", err)
-		}
 		return nil, err
 	}
 	u.add(name, server.Close)

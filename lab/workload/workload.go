@@ -55,6 +55,7 @@ var environments = []struct {
 	{"gcp", Workload.gcp},
 	{"azure", Workload.azure},
 	{"stackit", Workload.stackit},
+	{"oci", Workload.oci},
 	{"generic", Workload.generic},
 	{"vault", Workload.vault},
 	{Proxy, Workload.proxy},
