@@ -138,7 +138,7 @@ func awsAnswer(reason sts.Reason) Expectation {
 	case sts.IssuerUnknown:
 		e.Text = "No OpenIDConnect provider found in your account for "
 	case sts.AudienceMismatch:
-		e.Text = "Incorrect token audience"
+		e.Text = "The web identity token provided could not be validated."
 	case sts.KeyUnknown:
 		e.Text = "Couldn't retrieve verification key from your identity provider,  please reference"
 	case sts.RoleUnknown, sts.IssuerNotTrusted, sts.SubjectMismatch, sts.ConditionMismatch:

@@ -74,7 +74,7 @@ func TestAWS(t *testing.T) {
 		l := startWith(t, c.ca, nil, Host{Pattern: "sts.*.amazonaws.com", Handler: handler})
 		got := l.run(t, "aws", "AWS_REGION=us-east-1", "AWS_MAX_ATTEMPTS=1", "AWS_ROLE_ARN="+aws.RoleARN("123456789012", "demo"),
 			"AWS_WEB_IDENTITY_TOKEN_FILE="+file(t, []byte(c.token(t, "vault"))))
-		if !strings.Contains(got.Error, "InvalidIdentityToken: Incorrect token audience") {
+		if !strings.Contains(got.Error, "InvalidIdentityToken: The web identity token provided could not be validated") {
 			t.Errorf("got %+v", got)
 		}
 	})

@@ -1,15 +1,21 @@
 // Package aws is a token service that speaks AWS STS: the Query protocol with
 // the actions AssumeRoleWithWebIdentity and GetCallerIdentity, version
-// 2011-06-15, with the vendor's limits, codes, statuses and texts.
+// 2011-06-15, with the vendor's limits, codes, statuses and texts. Beside it is
+// an S3 whose objects are read with the credentials.
 //
 // The package translates. Whether a token is accepted, and for which role, is
 // decided by the [sts.Core] that New builds from providers, roles and trust
-// policies written as AWS writes them. What AWS has and this package does not:
-// an issuer may have a port number, and session policies are checked for their
-// form only, since the lab has no resources that they could restrict.
+// policies written as AWS writes them. Where it differs from AWS:
+//
+//   - An issuer may have a port number.
+//   - Policy elements that are not evaluated are refused as malformed.
+//   - How much session policies and tags may take when packed is a model:
+//     the vendor does not document it.
 package aws
 
 import (
+	"crypto/sha1"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -26,6 +32,7 @@ import (
 // quotas"; IAM API reference, CreateOpenIDConnectProvider and CreateRole).
 const (
 	maxClientIDs           = 100
+	maxThumbprints         = 5
 	maxClientIDLength      = 255
 	maxProviderURLLength   = 255
 	minMaxSessionDuration  = time.Hour
@@ -41,6 +48,11 @@ type Config struct {
 	Roles     []Role      // IAM roles for web identities
 	Profile   sts.Profile // how tokens are judged; the zero value means sts.AWS()
 	Party     string      // the name in traces; empty means "aws"
+	Buckets   []Bucket    // of S3, see [Handler.S3]
+
+	// DisabledRegions are those in which STS is not activated for the account.
+	// A request is for a region if it is for STS's host name there.
+	DisabledRegions []string
 
 	Client *http.Client // trusts the lab CA
 	Clock  clock.Clock
@@ -51,12 +63,18 @@ type Config struct {
 type Provider struct {
 	URL       string   // the exact iss claim, with https://
 	ClientIDs []string // accepted audiences, 1 to 100
+
+	// Thumbprints are SHA-1 sums of certificates, in hex, at most 5. As with an
+	// issuer whose certificate is of an authority that AWS knows they are not
+	// used: here that authority is the lab's.
+	Thumbprints []string
 }
 
 // Role is an IAM role with the ARN arn:aws:iam::ACCOUNT:role/NAME.
 type Role struct {
 	Name               string
 	TrustPolicy        json.RawMessage // an IAM policy document
+	Policy             json.RawMessage // the identity-based policy; without one the role may read nothing
 	MaxSessionDuration time.Duration   // 1 to 12 hours; 0 means 1 hour
 }
 
@@ -68,18 +86,23 @@ type Handler struct {
 	core     *sts.Core
 	roles    map[string]role // by ARN
 	sessions *sessions
+	buckets  map[string]Bucket
+	started  time.Time // lab time
 	clock    clock.Clock
 	trace    *trace.Log
+
+	disabledRegions []string
 }
 
 type role struct {
 	name, arn, id string
 	maxSession    time.Duration
+	policy        permissions
 }
 
 // New returns a handler for the root of a listener of its own: SDKs call
-// "/". It does no I/O. An error names the provider, role or policy element
-// that is wrong, trust policies with AWS's code MalformedPolicyDocument.
+// "/". It does no I/O. An error names the provider, role, bucket or policy
+// element that is wrong, policies with AWS's code MalformedPolicyDocument.
 func New(cfg Config) (*Handler, error) {
 	if len(cfg.Account) != 12 || strings.Trim(cfg.Account, "0123456789") != "" {
 		return nil, fmt.Errorf("aws: account %q is not 12 digits", cfg.Account)
@@ -104,12 +127,20 @@ func New(cfg Config) (*Handler, error) {
 		if _, ok := roles[checked.arn]; ok {
 			return nil, fmt.Errorf("aws: role %s is there twice", r.Name)
 		}
-		statements, err := parseTrustPolicy(r.TrustPolicy, providers)
+		trust, err := parseTrustPolicy(r.TrustPolicy, providers)
 		if err != nil {
 			return nil, fmt.Errorf("aws: trust policy of role %s: MalformedPolicyDocument: %w", r.Name, err)
 		}
 		roles[checked.arn] = checked
-		trusting = append(trusting, sts.Role{Name: checked.arn, Trust: statements})
+		for _, action := range []string{webIdentityAction, tagAction, sourceIdentityAction} {
+			if statements := trust[action]; statements != nil {
+				trusting = append(trusting, sts.Role{Name: coreRole(checked.arn, action), Trust: statements})
+			}
+		}
+	}
+	buckets, err := checkedBuckets(cfg.Buckets)
+	if err != nil {
+		return nil, err
 	}
 	core, err := sts.New(sts.Config{
 		Party: cfg.Party, Profile: cfg.Profile, Issuers: issuers, Roles: trusting,
@@ -120,8 +151,18 @@ func New(cfg Config) (*Handler, error) {
 	}
 	return &Handler{
 		account: cfg.Account, party: cfg.Party, skew: cfg.Profile.Skew, core: core, roles: roles,
-		sessions: newSessions(), clock: cfg.Clock, trace: cfg.Trace,
+		sessions: newSessions(), buckets: buckets, started: cfg.Clock.Now(), clock: cfg.Clock, trace: cfg.Trace,
+		disabledRegions: cfg.DisabledRegions,
 	}, nil
+}
+
+// coreRole is the name under which the core knows who may do an action with a
+// role.
+func coreRole(arn, action string) string {
+	if action == webIdentityAction {
+		return arn
+	}
+	return arn + " " + action
 }
 
 // Core returns the core that decides, for instance to look at its key cache.
@@ -152,6 +193,14 @@ func registered(cfg Config) ([]sts.Issuer, map[string]string, error) {
 		for _, id := range p.ClientIDs {
 			if id == "" || len(id) > maxClientIDLength {
 				return nil, nil, fmt.Errorf("aws: provider %s: client id %q must have 1 to %d characters", p.URL, id, maxClientIDLength)
+			}
+		}
+		if n := len(p.Thumbprints); n > maxThumbprints {
+			return nil, nil, fmt.Errorf("aws: provider %s: %d thumbprints; there may be %d", p.URL, n, maxThumbprints)
+		}
+		for _, thumbprint := range p.Thumbprints {
+			if sum, err := hex.DecodeString(thumbprint); err != nil || len(sum) != sha1.Size {
+				return nil, nil, fmt.Errorf("aws: provider %s: thumbprint %q must have 40 hexadecimal digits", p.URL, thumbprint)
 			}
 		}
 		arn := ProviderARN(cfg.Account, p.URL)
@@ -188,5 +237,12 @@ func checkedRole(account string, r Role) (role, error) {
 		return role{}, fmt.Errorf("aws: role %s: a maximum session duration of %s is not within 1 to 12 hours", r.Name, d)
 	}
 	arn := RoleARN(account, r.Name)
-	return role{name: r.Name, arn: arn, id: roleID(arn), maxSession: r.MaxSessionDuration}, nil
+	checked := role{name: r.Name, arn: arn, id: roleID(arn), maxSession: r.MaxSessionDuration}
+	if r.Policy != nil {
+		var err error
+		if checked.policy, err = parsePermissions(r.Policy); err != nil {
+			return role{}, fmt.Errorf("aws: policy of role %s: MalformedPolicyDocument: %w", r.Name, err)
+		}
+	}
+	return checked, nil
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -31,6 +32,7 @@ type account struct {
 	issuer  *ststest.Issuer
 	handler *Handler
 	url     string
+	s3      string
 }
 
 func newAccount(t testing.TB) *account {
@@ -42,31 +44,56 @@ func newAccount(t testing.TB) *account {
 		t.Fatal(err)
 	}
 	a.handler = handler
-	server := l.Listen(t)
+	server, s3 := l.Listen(t), l.Listen(t)
 	server.Serve(handler)
-	a.url = server.URL() + "/"
+	s3.Serve(handler.S3())
+	a.url, a.s3 = server.URL()+"/", s3.URL()
 	return a
 }
 
 func (a *account) config() Config {
 	return Config{
 		Account:   testAccount,
-		Providers: []Provider{{URL: a.issuer.URL, ClientIDs: []string{testAudience}}},
+		Providers: []Provider{{URL: a.issuer.URL, ClientIDs: []string{testAudience, "second"}}},
 		Roles: []Role{{
 			Name:               "demo",
-			TrustPolicy:        trustPolicyFor(a.issuer.URL, testSubject),
+			TrustPolicy:        trustPolicyFor(a.issuer.URL, testSubject, webIdentityAction),
+			Policy:             json.RawMessage(readPolicy),
 			MaxSessionDuration: 2 * time.Hour,
+		}, {
+			Name:        "tagged",
+			TrustPolicy: trustPolicyFor(a.issuer.URL, testSubject, webIdentityAction, tagAction, sourceIdentityAction),
+			Policy:      json.RawMessage(teamPolicy),
 		}},
-		Client: a.Client, Clock: a.Clock, Trace: a.Trace,
+		Buckets: []Bucket{
+			{Name: "demo", Region: testRegion, Objects: map[string][]byte{"greeting": []byte("hello"), "a b/ü+c": []byte("escaped"), "secret": []byte("x")}},
+			{Name: "other", Region: "us-west-2", Objects: map[string][]byte{"greeting": []byte("hello")}},
+		},
+		DisabledRegions: []string{"ap-east-1"},
+		Client:          a.Client, Clock: a.Clock, Trace: a.Trace,
 	}
 }
 
-func trustPolicyFor(issuer, subject string) json.RawMessage {
+// readPolicy lets the role demo read the bucket demo, but for one object.
+const readPolicy = `{"Version": "2012-10-17", "Statement": [
+	{"Effect": "Allow", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::demo/*"},
+	{"Effect": "Allow", "Action": ["s3:List*"], "Resource": "arn:aws:s3:::demo"},
+	{"Effect": "Deny", "Action": "s3:*", "Resource": "arn:aws:s3:::demo/secret"}]}`
+
+// teamPolicy lets the role tagged read what sessions of the team blue may read.
+const teamPolicy = `{"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Action": "s3:get*", "Resource": "arn:aws:s3:::demo/*",
+	"Condition": {"StringEquals": {"aws:PrincipalTag/Team": ["blue", "green"]}}}}`
+
+const testRegion = "eu-central-1"
+
+// trustPolicyFor allows the subject to do actions.
+func trustPolicyFor(issuer, subject string, actions ...string) json.RawMessage {
 	provider := strings.TrimPrefix(issuer, "https://")
+	allowed, _ := json.Marshal(actions)
 	return json.RawMessage(fmt.Sprintf(`{"Version":"2012-10-17","Statement":[{"Effect":"Allow",
-		"Principal":{"Federated":%q},"Action":"sts:AssumeRoleWithWebIdentity",
-		"Condition":{"StringEquals":{%q:%q,%q:%q}}}]}`,
-		ProviderARN(testAccount, issuer), provider+":sub", subject, provider+":aud", testAudience))
+		"Principal":{"Federated":%q},"Action":%s,
+		"Condition":{"StringEquals":{%q:%q,%q:[%q,"second"]}}}]}`,
+		ProviderARN(testAccount, issuer), allowed, provider+":sub", subject, provider+":aud", testAudience))
 }
 
 // token returns a good token, with changes to its claims.
@@ -184,7 +211,15 @@ func TestTokensRefused(t *testing.T) {
 		message string
 	}{
 		{"control", a.token(t, nil), 200, "", ""},
-		{"audience", a.token(t, map[string]any{"aud": "vault"}), 400, "InvalidIdentityToken", "Incorrect token audience"},
+		{"audience", a.token(t, map[string]any{"aud": "vault"}), 400, "InvalidIdentityToken", couldNotValidate},
+		{"audience that is empty", a.token(t, map[string]any{"aud": ""}), 400, "InvalidIdentityToken", couldNotValidate},
+		{"one of several client ids", a.token(t, map[string]any{"aud": "second"}), 200, "", ""},
+		{"several audiences", a.token(t, map[string]any{"aud": []string{testAudience, "second"}}), 400, "InvalidIdentityToken", "Token audience contains more than one audience while authorized party is not present"},
+		{"several audiences, azp decides", a.token(t, map[string]any{"aud": []string{"x", "y"}, "azp": testAudience}), 200, "", ""},
+		{"azp mismatch", a.token(t, map[string]any{"azp": "vault"}), 400, "InvalidIdentityToken", couldNotValidate},
+		{"azp that is empty", a.token(t, map[string]any{"azp": ""}), 400, "InvalidIdentityToken", couldNotValidate},
+		{"sub null", a.token(t, map[string]any{"sub": json.RawMessage("null")}), 500, "InternalFailure", "The request processing has failed because of an unknown error, exception or failure."},
+		{"exp null", a.token(t, map[string]any{"exp": json.RawMessage("null")}), 400, "InvalidIdentityToken", "Invalid timestamp in token claims."},
 		{"subject", a.token(t, map[string]any{"sub": "system:serviceaccount:demo:other"}), 403, "AccessDenied", denied},
 		{"issuer", stranger.Sign(t, stranger.Claims(testSubject, testAudience, nil)), 400, "InvalidIdentityToken", "No OpenIDConnect provider found in your account for " + stranger.URL},
 		{"trailing slash", a.token(t, map[string]any{"iss": a.issuer.URL + "/"}), 400, "InvalidIdentityToken", "No OpenIDConnect provider found in your account for " + a.issuer.URL + "/"},
@@ -208,8 +243,8 @@ func TestTokensRefused(t *testing.T) {
 				return
 			}
 			wantError(t, got, test.status, test.code, test.message)
-			if got.Type != "Sender" {
-				t.Errorf("type %q", got.Type)
+			if want := map[bool]string{true: "Sender", false: "Receiver"}[test.status < 500]; got.Type != want {
+				t.Errorf("type %q, want %q", got.Type, want)
 			}
 			if strings.Contains(got.body, test.token) && len(test.token) > 20 {
 				t.Error("the answer holds the token")
@@ -226,7 +261,8 @@ func TestUnreachableIssuer(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg.Providers = []Provider{{URL: gone.URL(), ClientIDs: []string{testAudience}}}
-	cfg.Roles[0].TrustPolicy = trustPolicyFor(gone.URL(), testSubject)
+	cfg.Roles = cfg.Roles[:1]
+	cfg.Roles[0].TrustPolicy = trustPolicyFor(gone.URL(), testSubject, webIdentityAction)
 	handler, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -309,7 +345,7 @@ func TestParametersRefused(t *testing.T) {
 		{"longest duration of the role", url.Values{"DurationSeconds": {"7200"}}, 200, "", ""},
 		{"beyond the role", url.Values{"DurationSeconds": {"7201"}}, 400, "ValidationError", "The requested DurationSeconds exceeds the MaxSessionDuration set for this role."},
 		{"duration in words", url.Values{"DurationSeconds": {"1h"}}, 400, "ValidationError", "1 validation error detected: Value '1h' at 'durationSeconds' failed to satisfy constraint: Member must be a number"},
-		{"session policy", url.Values{"Policy": {`{"Version":"2012-10-17"}`}}, 200, "", ""},
+		{"session policy", url.Values{"Policy": {`{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"*","Resource":"*"}]}`}}, 200, "", ""},
 		{"session policy that is not JSON", url.Values{"Policy": {"{"}}, 400, "MalformedPolicyDocument", "This policy contains invalid Json"},
 		{"long session policy", url.Values{"Policy": {long}}, 400, "ValidationError", "1 validation error detected: Value '" + long + "' at 'policy' failed to satisfy constraint: Member must have length less than or equal to 2048"},
 		{"policy ARN", url.Values{"PolicyArns.member.1.arn": {"arn:aws:iam::aws:policy/ReadOnlyAccess"}}, 200, "", ""},
@@ -317,7 +353,10 @@ func TestParametersRefused(t *testing.T) {
 		{"eleven policy ARNs", policyARNs(11), 400, "ValidationError", "1 validation error detected: Value at 'policyArns' failed to satisfy constraint: Member must have length less than or equal to 10"},
 		{"ten policy ARNs", policyARNs(10), 200, "", ""},
 		{"short provider", url.Values{"ProviderId": {"x"}}, 400, "ValidationError", "1 validation error detected: Value 'x' at 'providerId' failed to satisfy constraint: Member must have length greater than or equal to 4"},
-		{"provider", url.Values{"ProviderId": {"www.amazon.com"}}, 400, "InvalidIdentityToken", "No OAuth 2.0 provider found in your account for www.amazon.com"},
+		{"provider", url.Values{"ProviderId": {"www.amazon.com"}}, 403, "IDPRejectedClaim", "www.amazon.com: www.amazon.com responded with HTTP/1.1 400 Bad Request"},
+		{"unknown provider", url.Values{"ProviderId": {"accounts.example"}}, 400, "InvalidIdentityToken", "No OAuth 2.0 provider found in your account for accounts.example"},
+		{"session policy without a statement", url.Values{"Policy": {`{"Version":"2012-10-17"}`}}, 400, "MalformedPolicyDocument", "missing required field Statement"},
+		{"unknown policy ARN", url.Values{"PolicyArns.member.1.arn": {"arn:aws:iam::123456789012:policy/mine"}}, 400, "MalformedPolicyDocument", "policy arn:aws:iam::123456789012:policy/mine is not known here; pass its document as the session policy"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			form := url.Values{}
@@ -423,8 +462,13 @@ func TestJourney(t *testing.T) {
 
 func TestNewRefuses(t *testing.T) {
 	a := newAccount(t)
-	if _, err := New(a.config()); err != nil {
-		t.Fatalf("control: %v", err)
+	largest := a.config()
+	largest.Providers[0].Thumbprints = slices.Repeat([]string{strings.Repeat("0a", 20)}, 5)
+	for i := range 98 {
+		largest.Providers[0].ClientIDs = append(largest.Providers[0].ClientIDs, fmt.Sprint("client-", i))
+	}
+	if _, err := New(largest); err != nil {
+		t.Fatalf("control with 100 client ids and 5 thumbprints: %v", err)
 	}
 	for name, test := range map[string]struct {
 		change func(*Config)
@@ -435,6 +479,12 @@ func TestNewRefuses(t *testing.T) {
 		"provider with query": {func(c *Config) { c.Providers[0].URL += "?x" }, "the URL must be"},
 		"no client ids":       {func(c *Config) { c.Providers[0].ClientIDs = nil }, "0 client ids"},
 		"101 client ids":      {func(c *Config) { c.Providers[0].ClientIDs = make([]string, 101) }, "101 client ids"},
+		"6 thumbprints":       {func(c *Config) { c.Providers[0].Thumbprints = make([]string, 6) }, "6 thumbprints"},
+		"thumbprint":          {func(c *Config) { c.Providers[0].Thumbprints = []string{strings.Repeat("x", 40)} }, "40 hexadecimal digits"},
+		"policy":              {func(c *Config) { c.Roles[0].Policy = json.RawMessage("{}") }, "policy of role demo: MalformedPolicyDocument: missing required field Statement"},
+		"bucket name":         {func(c *Config) { c.Buckets[0].Name = "Demo" }, "bucket"},
+		"bucket region":       {func(c *Config) { c.Buckets[0].Region = "" }, "no region"},
+		"bucket twice":        {func(c *Config) { c.Buckets = append(c.Buckets, c.Buckets[0]) }, "is there twice"},
 		"long client id":      {func(c *Config) { c.Providers[0].ClientIDs = []string{strings.Repeat("x", 256)} }, "1 to 255 characters"},
 		"provider twice":      {func(c *Config) { c.Providers = append(c.Providers, c.Providers[0]) }, "is there twice"},
 		"role name":           {func(c *Config) { c.Roles[0].Name = "a/b" }, "role name"},

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/oidclab/oidclab/lab/sts"
@@ -39,8 +40,49 @@ func invalidIdentityToken(message string) *apiError {
 	return &apiError{http.StatusBadRequest, "InvalidIdentityToken", message}
 }
 
-func accessDenied() *apiError {
-	return &apiError{http.StatusForbidden, "AccessDenied", "Not authorized to perform " + webIdentityAction}
+func accessDenied(action string) *apiError {
+	return &apiError{http.StatusForbidden, "AccessDenied", "Not authorized to perform " + action}
+}
+
+func malformedPolicy(message string) *apiError {
+	return &apiError{http.StatusBadRequest, "MalformedPolicyDocument", message}
+}
+
+// packedPolicyTooLarge has a text that was seen of AssumeRole.
+func packedPolicyTooLarge(percent int) *apiError {
+	return &apiError{http.StatusBadRequest, "PackedPolicyTooLarge", fmt.Sprintf("Packed policy consumes %d%% of allotted space, please use smaller policy.", percent)}
+}
+
+func regionDisabled(account string) *apiError {
+	return &apiError{http.StatusForbidden, "RegionDisabledException", "STS is not activated in this region for account:" + account +
+		". Your account administrator can activate STS in this region using the IAM Console."}
+}
+
+// idpRejected is the answer to a token that a provider of OAuth 2.0 access
+// tokens did not know.
+func idpRejected(provider string) *apiError {
+	return &apiError{http.StatusForbidden, "IDPRejectedClaim", provider + ": " + provider + " responded with HTTP/1.1 400 Bad Request"}
+}
+
+func internalFailure() *apiError {
+	return &apiError{http.StatusInternalServerError, "InternalFailure", "The request processing has failed because of an unknown error, exception or failure."}
+}
+
+// unauthenticated is the answer of STS to a request that is not signed as it
+// should be.
+func unauthenticated(e *signatureError) *apiError {
+	status, code := http.StatusForbidden, "SignatureDoesNotMatch"
+	switch e.flaw {
+	case notSigned:
+		code = "MissingAuthenticationToken"
+	case malformed:
+		status, code = http.StatusBadRequest, "IncompleteSignature"
+	case unknownKey, wrongToken:
+		code = "InvalidClientTokenId"
+	case keyExpired:
+		code = "ExpiredToken"
+	}
+	return &apiError{status, code, e.text}
 }
 
 const (
@@ -63,7 +105,12 @@ func refused(r *sts.Refusal, now time.Time, skew time.Duration) *apiError {
 		var v violations
 		v.add("", "webIdentityToken", fmt.Sprintf("Member must have length less than or equal to %d", maxToken))
 		return v.err()
-	case sts.TokenMalformed, sts.HeaderRefused:
+	case sts.HeaderRefused:
+		if r.Claim == "kid" {
+			return invalidIdentityToken(noVerificationKey)
+		}
+		return invalidIdentityToken(notAJWT)
+	case sts.TokenMalformed:
 		return invalidIdentityToken(notAJWT)
 	case sts.AlgorithmRefused, sts.SignatureInvalid: // no text is on record
 		return invalidIdentityToken(couldNotValidate)
@@ -88,11 +135,14 @@ func refused(r *sts.Refusal, now time.Time, skew time.Duration) *apiError {
 	case sts.TokenTooOld: // what the number of the real text counts is not on record
 		return &apiError{http.StatusBadRequest, "ExpiredTokenException", "Token too old: " + unix(r.Got)}
 	case sts.AudienceMismatch:
-		return invalidIdentityToken("Incorrect token audience")
+		if r.Claim == "azp" && strings.HasPrefix(r.Want, "azp, because") {
+			return invalidIdentityToken("Token audience contains more than one audience while authorized party is not present")
+		}
+		return invalidIdentityToken(couldNotValidate) // until some time before 2026: Incorrect token audience
 	case sts.RoleUnknown, sts.IssuerNotTrusted, sts.SubjectMismatch, sts.ConditionMismatch:
-		return accessDenied()
+		return accessDenied(webIdentityAction)
 	default:
-		return &apiError{http.StatusInternalServerError, "InternalFailure", "The request processing has failed because of an unknown error, exception or failure."}
+		return internalFailure()
 	}
 }
 
@@ -100,6 +150,8 @@ func invalidClaim(r *sts.Refusal) *apiError {
 	switch {
 	case r.Claim == "exp" || r.Claim == "nbf" || r.Claim == "iat":
 		return invalidIdentityToken("Invalid timestamp in token claims.")
+	case r.Claim == "sub" && r.Got == "null": // as observed
+		return internalFailure()
 	case r.Claim == "aud" && r.Got == "[]":
 		return invalidIdentityToken("Claim is not allowed to be empty: aud")
 	default:

@@ -4,7 +4,8 @@ import (
 	"bytes"
 	"encoding/xml"
 	"net/http"
-	"net/url"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -73,6 +74,16 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request) (response, *api
 	return nil, invalidAction(action, parameters["Version"])
 }
 
+// regionOf returns the region of STS's name there.
+func regionOf(host string) (string, bool) {
+	host, _, _ = strings.Cut(host, ":")
+	region, ok := strings.CutPrefix(strings.ToLower(host), "sts.")
+	if !ok {
+		return "", false
+	}
+	return strings.CutSuffix(region, ".amazonaws.com")
+}
+
 // assumeRole exchanges a web identity token for the credentials of a session.
 func (h *Handler) assumeRole(r *http.Request, parameters map[string]string) (response, *apiError) {
 	request, e := parseAssumeRequest(parameters)
@@ -82,14 +93,40 @@ func (h *Handler) assumeRole(r *http.Request, parameters map[string]string) (res
 		}
 		return nil, e
 	}
-	if request.providerID != "" {
-		// For OAuth 2.0 access tokens of two named providers, which are not
-		// federated by a cluster (STS API reference, ProviderId). Text is ours.
+	if region, ok := regionOf(r.Host); ok && slices.Contains(h.disabledRegions, region) {
+		e := regionDisabled(h.account)
+		h.record(trace.JourneyOf(request.token), "check", "region", e)
+		return nil, e
+	}
+	switch request.providerID {
+	case "":
+	case "www.amazon.com", "graph.facebook.com":
+		// They are asked about their own OAuth 2.0 access tokens (STS API
+		// reference, ProviderId), of which a cluster's token is none.
+		return nil, idpRejected(request.providerID)
+	default: // no text is on record
 		return nil, invalidIdentityToken("No OAuth 2.0 provider found in your account for " + request.providerID)
 	}
 	verdict := h.core.Exchange(r.Context(), sts.Request{Token: request.token, Role: request.roleARN})
 	if verdict.Refusal != nil {
 		return nil, refused(verdict.Refusal, h.clock.Now(), h.skew)
+	}
+	claims, e := readSessionClaims(verdict.Claims.Raw)
+	if e != nil {
+		h.record(verdict.Journey, "grant", request.roleARN, e)
+		return nil, e
+	}
+	for _, action := range claims.actions() {
+		// A decision of its own: another statement may allow the action.
+		if h.core.Exchange(r.Context(), sts.Request{Token: request.token, Role: coreRole(request.roleARN, action)}).Refusal != nil {
+			return nil, accessDenied(action)
+		}
+	}
+	packed := packedSize(request.policy, request.policyARNs, claims.tags)
+	if packed > 100 {
+		e := packedPolicyTooLarge(packed)
+		h.record(verdict.Journey, "grant", request.roleARN, e)
+		return nil, e
 	}
 	role := h.roles[request.roleARN]
 	duration := request.duration
@@ -103,6 +140,7 @@ func (h *Handler) assumeRole(r *http.Request, parameters map[string]string) (res
 	}
 	now := h.clock.Now()
 	session := issue(role, request.sessionName, verdict.Journey, now.Add(duration))
+	session.policy, session.tags, session.sourceIdentity = request.permissions, lowered(claims.tags), claims.sourceIdentity
 	h.sessions.add(session, now)
 	h.record(verdict.Journey, "grant", role.arn, nil)
 
@@ -110,6 +148,9 @@ func (h *Handler) assumeRole(r *http.Request, parameters map[string]string) (res
 		Subject:  verdict.Claims.Subject,
 		Audience: verdict.Claims.Accepted,
 		Provider: verdict.Claims.Issuer,
+
+		SourceIdentity:   claims.sourceIdentity,
+		PackedPolicySize: packed,
 	}
 	result.AssumedRoleUser.Arn = session.arn(h.account)
 	result.AssumedRoleUser.AssumedRoleID = session.userID()
@@ -123,22 +164,13 @@ func (h *Handler) assumeRole(r *http.Request, parameters map[string]string) (res
 // defaultDuration of a session (STS API reference, DurationSeconds).
 const defaultDuration = time.Hour
 
-// getCallerIdentity says whose credentials signed the request.
+// getCallerIdentity says whose credentials signed the request. That needs no
+// permission.
 func (h *Handler) getCallerIdentity(r *http.Request, body []byte) (response, *apiError) {
-	query, err := url.ParseQuery(r.URL.RawQuery)
-	if err != nil {
-		return nil, missingAuthentication() // readParameters has refused it before
+	session, e := h.signer(r, body)
+	if session != nil {
+		h.record(session.journey, "use", "GetCallerIdentity", e)
 	}
-	signature, e := parseSignature(r, query)
-	if e != nil {
-		return nil, e
-	}
-	session := h.sessions.get(signature.accessKeyID)
-	if session == nil {
-		return nil, invalidClientTokenID()
-	}
-	e = h.authenticate(r, body, signature, session)
-	h.record(session.journey, "use", "GetCallerIdentity", e)
 	if e != nil {
 		return nil, e
 	}
@@ -149,18 +181,36 @@ func (h *Handler) getCallerIdentity(r *http.Request, body []byte) (response, *ap
 	}}, nil
 }
 
-func (h *Handler) authenticate(r *http.Request, body []byte, signature signature, session *session) *apiError {
+const (
+	signatureSkew = 5 * time.Minute
+	// presignedLife is how long a presigned request is good for. STS does not
+	// look at X-Amz-Expires (aws-iam-authenticator, pkg/token).
+	presignedLife = 15 * time.Minute
+)
+
+// signer returns the session whose credentials signed a request to STS. If
+// there is an error, it is the session that they were said to be of, or nil.
+func (h *Handler) signer(r *http.Request, body []byte) (*session, *apiError) {
 	now := h.clock.Now()
-	switch {
-	case !session.holdsToken(signature.token):
-		return invalidClientTokenID()
-	case session.expired(now):
-		return expiredToken()
+	signature, e := parseSignature(r, r.URL.Query(), serviceSTS)
+	if e != nil {
+		return nil, unauthenticated(e)
 	}
-	if e := signature.checkTime(now); e != nil {
-		return e
+	session, e := signature.holder(h.sessions, now)
+	if e == nil {
+		life := signatureSkew
+		if signature.presigned {
+			life = presignedLife
+		}
+		e = signature.checkTime(now, signatureSkew, life)
 	}
-	return signature.check(r, body, session)
+	if e == nil {
+		e = signature.check(r, sha256Hex(body), session)
+	}
+	if e != nil {
+		return session, unauthenticated(e)
+	}
+	return session, nil
 }
 
 // record adds an event to a token's journey. Of an error it keeps the code

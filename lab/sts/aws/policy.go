@@ -14,16 +14,17 @@ import (
 	"github.com/oidclab/oidclab/lab/sts"
 )
 
-// trustPolicy is a role's trust policy (IAM user guide, "Grammar of the IAM
-// JSON policy language"), reduced to what can be evaluated for web identities.
-// Any other element is unknown and refused: to ignore it would be to trust
+// policyDocument is a policy (IAM user guide, "Grammar of the IAM JSON policy
+// language"). Its statements are reduced to what can be evaluated here: any
+// other element is unknown and refused, since to ignore it would be to trust
 // more, or less, than the document says.
-type trustPolicy struct {
+type policyDocument struct {
 	Version   string
 	ID        string `json:"Id"`
 	Statement json.RawMessage
 }
 
+// statement is one of a trust policy.
 type statement struct {
 	Sid       string
 	Effect    string
@@ -35,11 +36,14 @@ type statement struct {
 // webIdentityAction is the action that a statement must allow.
 const webIdentityAction = "sts:AssumeRoleWithWebIdentity"
 
+// trust are the statements of a trust policy by the action that they allow.
+type trust map[string][]sts.Statement
+
 // parseTrustPolicy reads a trust policy. providers holds the account's
 // issuers by provider ARN.
-func parseTrustPolicy(document []byte, providers map[string]string) ([]sts.Statement, error) {
-	var policy trustPolicy
-	if err := unmarshalStrict(document, &policy); err != nil {
+func parseTrustPolicy(document []byte, providers map[string]string) (trust, error) {
+	raw, err := parseDocument(document)
+	if err != nil {
 		return nil, err
 	}
 	var compact bytes.Buffer // IAM does not count white space
@@ -49,24 +53,34 @@ func parseTrustPolicy(document []byte, providers map[string]string) ([]sts.State
 	if n := utf8.RuneCount(compact.Bytes()); n > maxTrustPolicyDocument {
 		return nil, fmt.Errorf("%d characters; the limit is %d", n, maxTrustPolicyDocument)
 	}
+	parsed := make(trust)
+	for i, r := range raw {
+		actions, s, err := parseStatement(r, providers)
+		if err != nil {
+			return nil, fmt.Errorf("statement %d: %w", i+1, err)
+		}
+		for _, action := range actions {
+			parsed[action] = append(parsed[action], s)
+		}
+	}
+	if len(parsed[webIdentityAction]) == 0 {
+		return nil, fmt.Errorf("the policy does not allow %s, so nobody could use it", webIdentityAction)
+	}
+	return parsed, nil
+}
+
+// parseDocument returns the statements of a policy document.
+func parseDocument(document []byte) ([]json.RawMessage, error) {
+	var policy policyDocument
+	if err := unmarshalStrict(document, &policy); err != nil {
+		return nil, err
+	}
 	// Without a version, AWS assumes 2008-10-17. The two differ in policy
 	// variables only, and those are refused.
 	if !slices.Contains([]string{"", "2008-10-17", "2012-10-17"}, policy.Version) {
 		return nil, fmt.Errorf("the policy must contain a valid version string, not %q: use 2012-10-17", policy.Version)
 	}
-	raw, err := statements(policy.Statement)
-	if err != nil {
-		return nil, err
-	}
-	var trust []sts.Statement
-	for i, r := range raw {
-		s, err := parseStatement(r, providers)
-		if err != nil {
-			return nil, fmt.Errorf("statement %d: %w", i+1, err)
-		}
-		trust = append(trust, s)
-	}
-	return trust, nil
+	return statements(policy.Statement)
 }
 
 // statements splits the Statement element, which is one object or an array.
@@ -87,37 +101,36 @@ func statements(raw json.RawMessage) ([]json.RawMessage, error) {
 	return list, nil
 }
 
-func parseStatement(raw json.RawMessage, providers map[string]string) (sts.Statement, error) {
+func parseStatement(raw json.RawMessage, providers map[string]string) ([]string, sts.Statement, error) {
 	var s statement
 	if err := unmarshalStrict(raw, &s); err != nil {
-		return sts.Statement{}, err
+		return nil, sts.Statement{}, err
 	}
 	switch s.Effect {
 	case "Allow":
 	case "Deny":
-		return sts.Statement{}, errors.New("effect Deny is not evaluated here: narrow the conditions of the Allow statements instead")
+		return nil, sts.Statement{}, errors.New("effect Deny is not evaluated here: narrow the conditions of the Allow statements instead")
 	case "":
-		return sts.Statement{}, errors.New("missing required field Effect")
+		return nil, sts.Statement{}, errors.New("missing required field Effect")
 	default:
-		return sts.Statement{}, fmt.Errorf("invalid effect %q: use Allow", s.Effect)
+		return nil, sts.Statement{}, fmt.Errorf("invalid effect %q: use Allow", s.Effect)
 	}
 	if err := checkActions(s.Action); err != nil {
-		return sts.Statement{}, err
+		return nil, sts.Statement{}, err
 	}
 	provider, err := federated(s.Principal)
 	if err != nil {
-		return sts.Statement{}, err
+		return nil, sts.Statement{}, err
 	}
 	issuer, ok := providers[provider]
 	if !ok {
-		return sts.Statement{}, fmt.Errorf("invalid principal in policy: the account has no OIDC provider %q; register it, or use arn:aws:iam::ACCOUNT:oidc-provider/ISSUER with the issuer's URL without https://", provider)
+		return nil, sts.Statement{}, fmt.Errorf("invalid principal in policy: the account has no OIDC provider %q; register it, or use arn:aws:iam::ACCOUNT:oidc-provider/ISSUER with the issuer's URL without https://", provider)
 	}
 	conditions, err := parseConditions(s.Condition, strings.TrimPrefix(issuer, "https://"))
-	return sts.Statement{Issuer: issuer, Conditions: conditions}, err
+	return s.Action, sts.Statement{Issuer: issuer, Conditions: conditions}, err
 }
 
-// checkActions wants the web identity action. sts:TagSession and
-// sts:SetSourceIdentity may stand beside it, as they often do; they have no effect.
+// checkActions wants actions that a web identity can do.
 func checkActions(actions oneOrMore) error {
 	if len(actions) == 0 {
 		return errors.New("missing required field Action")
@@ -126,12 +139,9 @@ func checkActions(actions oneOrMore) error {
 		switch {
 		case strings.Contains(a, "*"):
 			return fmt.Errorf("action %q: wildcards are not evaluated here; use %s", a, webIdentityAction)
-		case !slices.Contains([]string{webIdentityAction, "sts:TagSession", "sts:SetSourceIdentity"}, a):
+		case !slices.Contains([]string{webIdentityAction, tagAction, sourceIdentityAction}, a):
 			return fmt.Errorf("action %q does not apply to web identities; use %s", a, webIdentityAction)
 		}
-	}
-	if !slices.Contains(actions, webIdentityAction) {
-		return fmt.Errorf("the statement does not allow %s, so nobody could use it", webIdentityAction)
 	}
 	return nil
 }

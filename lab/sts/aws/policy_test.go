@@ -49,7 +49,7 @@ func TestTrustPolicy(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(want, got); diff != "" {
+			if diff := cmp.Diff(want, got[webIdentityAction]); diff != "" {
 				t.Errorf("statements (-want +got):\n%s", diff)
 			}
 		})
@@ -127,9 +127,11 @@ func FuzzTrustPolicy(f *testing.F) {
 		if !json.Valid(document) || len(trust) == 0 {
 			t.Fatalf("accepted %q as %v", document, trust)
 		}
-		for _, s := range trust {
-			if s.Issuer != testIssuer {
-				t.Fatalf("trusts issuer %q", s.Issuer)
+		for action, statements := range trust {
+			for _, s := range statements {
+				if s.Issuer != testIssuer {
+					t.Fatalf("trusts issuer %q with %s", s.Issuer, action)
+				}
 			}
 		}
 	})

@@ -67,6 +67,9 @@ type assumeRequest struct {
 	token       string
 	duration    time.Duration // 0 if not given
 	providerID  string
+	policy      string   // inline session policy
+	policyARNs  []string // managed session policies
+	permissions permissions
 }
 
 // The limits of the vendor's model of the API (sts 2011-06-15). The upper
@@ -95,17 +98,41 @@ func parseAssumeRequest(parameters map[string]string) (assumeRequest, *apiError)
 	if !isName(request.sessionName) {
 		v.add(quoted(request.sessionName), "roleSessionName", `Member must satisfy regular expression pattern: [\w+=,.@-]*`)
 	}
-	policy := v.optional(parameters, "Policy", 1, maxPolicy)
-	v.policyARNs(parameters)
+	request.policy = v.optional(parameters, "Policy", 1, maxPolicy)
+	request.policyARNs = v.policyARNs(parameters)
 	switch {
 	case len(v) > 0:
 		return assumeRequest{}, v.err()
-	case policy != "" && !json.Valid([]byte(policy)):
-		return assumeRequest{}, &apiError{http.StatusBadRequest, "MalformedPolicyDocument", "This policy contains invalid Json"}
 	case !isRoleARN(request.roleARN):
 		return assumeRequest{}, validationError("Request ARN is invalid")
 	}
-	return request, nil
+	return request, request.readPolicies()
+}
+
+// readPolicies reads the session policies. Texts are ours, but for the first.
+func (r *assumeRequest) readPolicies() *apiError {
+	if r.policy != "" {
+		if !json.Valid([]byte(r.policy)) {
+			return malformedPolicy("This policy contains invalid Json")
+		}
+		parsed, err := parsePermissions([]byte(r.policy))
+		if err != nil {
+			return malformedPolicy(err.Error())
+		}
+		r.permissions = parsed
+	}
+	for _, arn := range r.policyARNs {
+		document := managedPolicy(arn)
+		if document == nil {
+			return malformedPolicy("policy " + arn + " is not known here; pass its document as the session policy")
+		}
+		parsed, err := parsePermissions(document)
+		if err != nil {
+			return malformedPolicy(err.Error())
+		}
+		r.permissions = append(r.permissions, parsed...)
+	}
+	return nil
 }
 
 // violations are the constraints that a request does not meet, in AWS's words.
@@ -178,8 +205,9 @@ func (v *violations) duration(parameters map[string]string) time.Duration {
 	return time.Duration(seconds) * time.Second
 }
 
-// policyARNs checks the list PolicyArns.member.N.arn, of which nothing is used.
-func (v *violations) policyARNs(parameters map[string]string) {
+// policyARNs reads the list PolicyArns.member.N.arn.
+func (v *violations) policyARNs(parameters map[string]string) []string {
+	var arns []string
 	n := 0
 	for _, name := range slices.Sorted(maps.Keys(parameters)) {
 		index, ok := strings.CutPrefix(name, "PolicyArns.member.")
@@ -193,6 +221,7 @@ func (v *violations) policyARNs(parameters map[string]string) {
 			continue
 		}
 		value := parameters[name]
+		arns = append(arns, value)
 		if length := utf8.RuneCountInString(value); length < minARN || length > maxARN {
 			v.add(quoted(value), "policyArns."+index+".member.arn", fmt.Sprintf("Member must have length between %d and %d, inclusive", minARN, maxARN))
 		}
@@ -200,6 +229,7 @@ func (v *violations) policyARNs(parameters map[string]string) {
 	if n > maxPolicyARNs {
 		v.add("", "policyArns", fmt.Sprintf("Member must have length less than or equal to %d", maxPolicyARNs))
 	}
+	return arns
 }
 
 // isRoleARN says whether arn has the form arn:PARTITION:iam::ACCOUNT:role/NAME.

@@ -31,7 +31,9 @@ type assumeRoleResult struct {
 		Expiration      string
 		AccessKeyID     string `xml:"AccessKeyId"`
 	}
-	Provider string
+	Provider         string
+	SourceIdentity   string `xml:",omitempty"`
+	PackedPolicySize int    `xml:",omitempty"` // percent
 }
 
 type callerIdentityResponse struct {
