@@ -7,7 +7,7 @@ import (
 	"net/http"
 	"path"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -52,7 +52,9 @@ func (l *Lab) startWebhook(ctx context.Context, u *undo) (string, error) {
 	asked := map[*member][]*questioned{}
 	for _, m := range l.members {
 		for _, p := range profiles {
-			q := newQuestioned(webhook.New(webhook.Config{Profile: p, Accounts: accountsOf{m}, Extra: l.webhookExtra(p), Log: l.spec.Log.With("cluster", m.id)}))
+			q := &questioned{Handler: webhook.New(webhook.Config{
+				Profile: p, Accounts: accountsOf{m}, Extra: l.webhookExtra(p), Log: l.spec.Log.With("cluster", m.id),
+			})}
 			asked[m] = append(asked[m], q)
 			handler.Handle("/"+m.id+p.Path, q)
 		}
@@ -134,39 +136,37 @@ func (m *member) register(ctx context.Context, p webhook.Profile, name, url stri
 	return nil
 }
 
-// questioned is a handler that tells when it got its first request.
+// questioned is a handler that knows whether it got a request.
 type questioned struct {
-	handler http.Handler
-	once    sync.Once
-	first   chan struct{} // closed then
-}
-
-func newQuestioned(handler http.Handler) *questioned {
-	return &questioned{handler: handler, first: make(chan struct{})}
+	http.Handler
+	asked atomic.Bool
 }
 
 func (q *questioned) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	q.once.Do(func() { close(q.first) })
-	q.handler.ServeHTTP(w, r)
+	q.asked.Store(true)
+	q.Handler.ServeHTTP(w, r)
 }
 
 // awaitQuestions proposes a pod until the API server has asked each webhook
 // about it. Nothing of that is kept.
-func (m *member) awaitQuestions(ctx context.Context, names []string, asked []*questioned) error {
+func (m *member) awaitQuestions(ctx context.Context, names []string, handlers []*questioned) error {
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: "oidclab-webhook", Labels: map[string]string{webhook.AzureUse: "true"}},
 		Spec:       corev1.PodSpec{ServiceAccountName: fixtures.ServiceAccount, Containers: []corev1.Container{{Name: "none", Image: "none.invalid/none"}}},
 	}
-	for i, q := range asked {
-		for waiting := true; waiting; {
-			_, err := m.cluster.API().Kubernetes().CoreV1().Pods(fixtures.Namespace).Create(ctx, pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+	propose := func() error {
+		_, err := m.cluster.API().Kubernetes().CoreV1().Pods(fixtures.Namespace).Create(ctx, pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		return err
+	}
+	err := propose()
+	for i, handler := range handlers {
+		for !handler.asked.Load() {
 			select {
-			case <-q.first:
-				waiting = false
 			case <-ctx.Done():
 				return fmt.Errorf("the API server of cluster %s does not ask the webhook %s: %w: %w", m.id, names[i], ctx.Err(), err)
 			case <-time.After(10 * time.Millisecond):
 			}
+			err = propose()
 		}
 	}
 	return nil

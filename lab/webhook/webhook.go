@@ -117,7 +117,7 @@ func (h *handler) parse(body []byte) (*admissionv1.AdmissionReview, error) {
 func (h *handler) answer(ctx context.Context, request *admissionv1.AdmissionRequest) (*admissionv1.AdmissionResponse, error) {
 	response := &admissionv1.AdmissionResponse{UID: request.UID}
 	patch, decision, err := h.mutate(ctx, request)
-	log := h.log.With("namespace", request.Namespace, "pod", request.Name)
+	log := h.log.With("namespace", request.Namespace, "pod", request.Name, "dryRun", request.DryRun != nil && *request.DryRun)
 	if no := (*refusal)(nil); errors.As(err, &no) {
 		log.Info("pod refused", "why", no.Error())
 		response.Result = &no.status
