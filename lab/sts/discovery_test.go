@@ -101,6 +101,44 @@ func TestKeySetIsRefused(t *testing.T) {
 	}
 }
 
+// TestNoURLOfATokenIsFollowed points tokens at a server that any of the clients
+// could reach: whatever the profile makes of them, nobody calls.
+func TestNoURLOfATokenIsFollowed(t *testing.T) {
+	var called atomic.Int32
+	stranger := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		called.Add(1)
+		text(keySetOf(otherRSA().withKid("rsa-1").jwk()))(w, r)
+	}))
+	defer stranger.Close()
+	for _, profile := range Profiles() {
+		b := newParty(t, profile)
+		foreign := otherRSA().withKid("rsa-1")
+		for name, change := range map[string]func(*forged){
+			"jku":      func(f *forged) { with(f.header, "jku", stranger.URL+"/jwks") },
+			"x5u":      func(f *forged) { with(f.header, "x5u", stranger.URL+"/x5u") },
+			"jwk":      func(f *forged) { with(f.header, "jwk", foreign.jwk()) },
+			"x5c":      func(f *forged) { with(f.header, "x5c", []string{"MIIB"}) },
+			"kid":      func(f *forged) { with(f.header, "kid", stranger.URL+"/jwks") },
+			"iss":      func(f *forged) { with(f.claims, "iss", stranger.URL) },
+			"jwks_uri": func(f *forged) { with(f.claims, "jwks_uri", stranger.URL+"/jwks") },
+			"_claim_source": func(f *forged) {
+				with(f.claims, "_claim_sources", map[string]any{"a": map[string]any{"endpoint": stranger.URL}})
+			},
+		} {
+			if v := b.exchange(func(f *forged) { f.key = foreign; change(f) }); v.Refusal == nil {
+				t.Errorf("%s: %s: accepted", profile.Name, name)
+			}
+		}
+		b.accepts(profile.Name+": control", nil)
+	}
+	if n := called.Load(); n > 0 {
+		t.Errorf("%d requests to an address from a token", n)
+	}
+	if _, err := newParty(t, Strict()).core.cfg.Client.Get(stranger.URL); err != nil || called.Load() != 1 {
+		t.Errorf("control: the client does not reach the address: %v", err)
+	}
+}
+
 // bomb serves 256 MiB in 256 KiB.
 func bomb(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Encoding", "gzip")

@@ -183,7 +183,6 @@ func TestKeysWithoutTTLAreKept(t *testing.T) {
 	b.refuses("removed", CheckKeys, KeyUnknown, longLived)
 }
 
-// TestKeysBelongToTheirIssuer has two issuers with the same kid.
 func TestUploadedKeysAreASnapshot(t *testing.T) {
 	b := newParty(t, Strict(), func(c *Config) { c.Issuers[0].KeySet = []byte(keySetOf(rsaKey().jwk())) })
 	b.issuer.publish(otherRSA())
@@ -205,6 +204,7 @@ func TestUploadedKeysAreASnapshot(t *testing.T) {
 	}
 }
 
+// TestKeysBelongToTheirIssuer has two issuers with the same kid.
 func TestKeysBelongToTheirIssuer(t *testing.T) {
 	evil := newIssuer(t, otherRSA().withKid("rsa-1"))
 	b := newParty(t, Strict(), func(c *Config) {
@@ -296,6 +296,77 @@ func TestGoodTokensPassDuringAStorm(t *testing.T) {
 	}
 	b.fetched("the storm", 2)
 	b.accepts("the key that was rotated in meanwhile", by(otherRSA()))
+}
+
+// TestStormOnTheClock has a hundred tokens a second with kids of nobody for two
+// minutes of the lab, and a rotation in between. The issuer is asked once per
+// interval, and the first token of the new key waits for no more than that.
+func TestStormOnTheClock(t *testing.T) {
+	b := newParty(t, Strict())
+	b.accepts("cold", longLived)
+	b.issuer.publish(rsaKey())
+	good := b.forge(longLived)
+	signed := strings.SplitN(good.token(), ".", 2)[1]
+	const rotation = 45 * time.Second
+	acceptedAfter := time.Duration(0)
+	for n := range 12_000 {
+		b.clock.Advance(10 * time.Millisecond)
+		since := b.clock.Now().Sub(start)
+		header := encode(toJSON(map[string]any{"alg": "RS256", "kid": fmt.Sprint("storm-", n)}))
+		if v := b.core.Exchange(t.Context(), Request{Token: header + "." + signed, Role: roleName}); v.Refusal == nil || v.Refusal.Reason != KeyUnknown {
+			t.Fatalf("after %s: a kid of nobody: %v", since, v.Refusal)
+		}
+		switch {
+		case since == rotation:
+			b.issuer.publish(rsaKey(), otherRSA())
+		case since > rotation && acceptedAfter == 0 && n%10 == 0 && b.exchange(by(otherRSA())).Refusal == nil:
+			acceptedAfter = since - rotation
+		}
+		if n%100 == 0 {
+			b.accepts("a good token in the storm", longLived)
+		}
+	}
+	if limit := b.core.cfg.Profile.Cache.MinInterval + time.Second; acceptedAfter == 0 || acceptedAfter > limit {
+		t.Errorf("the new key was accepted after %s, want at most %s", acceptedAfter, limit)
+	}
+	b.fetched("two minutes", 1+int(2*time.Minute/b.core.cfg.Profile.Cache.MinInterval))
+}
+
+// TestVaultAsksForEveryUnknownKid, as go-oidc does: a storm on Vault is one on
+// the issuer.
+func TestVaultAsksForEveryUnknownKid(t *testing.T) {
+	b := newParty(t, Vault())
+	b.accepts("cold", nil)
+	for range 20 {
+		b.refuses("a kid of nobody", CheckKeys, KeyUnknown, by(rsaKey().withKid("nobody")))
+	}
+	b.fetched("the storm", 21)
+	b.accepts("control", nil)
+}
+
+// TestFailingIssuerIsAskedOnce by any number of callers at a time.
+func TestFailingIssuerIsAskedOnce(t *testing.T) {
+	b := newParty(t, Strict())
+	g := newGate(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "down", http.StatusServiceUnavailable) })
+	b.issuer.handleKeys(g.ServeHTTP)
+	request := Request{Token: b.forge(nil).token(), Role: roleName}
+	verdicts := make([]Verdict, 500)
+	var callers sync.WaitGroup
+	for i := range verdicts {
+		callers.Go(func() { verdicts[i] = b.core.Exchange(context.Background(), request) })
+	}
+	<-g.arrived
+	close(g.open)
+	callers.Wait()
+	for i, v := range verdicts {
+		if v.Refusal == nil || v.Refusal.Reason != IssuerUnreachable {
+			t.Fatalf("caller %d: %v", i, v.Refusal)
+		}
+	}
+	b.fetched("all callers", 1)
+	b.issuer.publish(rsaKey())
+	b.clock.Advance(30 * time.Second)
+	b.accepts("control", nil)
 }
 
 func TestFetchHasATimeLimit(t *testing.T) {
