@@ -70,14 +70,16 @@ func (m *member) startCluster(l *Lab) func(context.Context, *undo) (string, erro
 
 // startEngine starts a cluster on the lab's engine.
 func (l *Lab) startEngine(ctx context.Context, m *member) (cluster.Cluster, error) {
-	started, err := embedded.Start(ctx, embedded.Config{
-		Identity: cluster.Identity{ID: m.id, Issuer: m.issuer, JWKSURI: m.jwksURI, SignerSocket: m.socket()},
-		Dir:      m.dir,
-		Trusts:   l.trusted(m),
-		Command:  l.spec.Command,
-	})
+	identity := cluster.Identity{ID: m.id, Issuer: m.issuer, JWKSURI: m.jwksURI, SignerSocket: m.socket()}
+	var started cluster.Cluster
+	var err error
+	if l.spec.Engine == Kind {
+		started, err = l.startKind(ctx, m, identity)
+	} else {
+		started, err = embedded.Start(ctx, embedded.Config{Identity: identity, Dir: m.dir, Trusts: l.trusted(m), Command: l.spec.Command})
+	}
 	if err != nil {
-		return nil, err // not a nil *Cluster in a non-nil interface
+		return nil, err // and not a nil pointer in started
 	}
 	return started, nil
 }

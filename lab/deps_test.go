@@ -23,7 +23,7 @@ var layers = [][]string{
 	{"lab/control", "lab/labfile", "lab/probe", "lab/workload"},
 	{"lab"},
 	{"lab/exchange"},
-	{"lab/issuer", "lab/proxy", "lab/cluster/embedded", "lab/cluster/embedded/controlplane", "lab/cluster/clustertest", "lab/sts/aws", "lab/sts/azure", "lab/sts/gcp", "lab/sts/generic", "lab/sts/oci", "lab/sts/stackit", "lab/vault", "lab/webhook"},
+	{"lab/issuer", "lab/proxy", "lab/cluster/embedded", "lab/cluster/embedded/controlplane", "lab/cluster/kind", "lab/cluster/clustertest", "lab/images", "lab/sts/aws", "lab/sts/azure", "lab/sts/gcp", "lab/sts/generic", "lab/sts/oci", "lab/sts/stackit", "lab/vault", "lab/webhook"},
 	{"lab/cluster", "lab/cluster/signer", "lab/sts", "lab/sts/internal/ststest", "lab/sts/internal/tokenservice"},
 	{"lab/serve", "lab/keys", "lab/pki", "lab/proc"},
 	{"lab/clock", "lab/trace", "lab/problem", "fixtures", "fixtures/manifests"},

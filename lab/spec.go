@@ -31,7 +31,7 @@ type Spec struct {
 	Name     string   // of the lab, for messages
 	Dir      string   // where it keeps its state; absolute, exists, belongs to this lab alone (0700)
 	Engine   string   // what runs the clusters, Embedded or Kind; empty means Embedded
-	Network  string   // the lab's Docker network, whose name begins the names of its containers; only with Kind
+	Network  string   // the lab's Docker network, which begins the names of its containers; this process's kind.NetworkVariable; only with Kind
 	Image    string   // of the nodes; only with Kind
 	Clusters int      // 1 to 9; 0 means 1
 	Port     int      // of the issuer front; 0 means any free one
@@ -83,6 +83,9 @@ func (s Spec) validated() (Spec, error) {
 	if s.Engine != Embedded && s.Engine != Kind {
 		return s, problem.New(problem.Usage, "", "there is no engine %q; there are %s and %s", s.Engine, Embedded, Kind)
 	}
+	if s.Engine == Kind && (s.Network == "" || s.Image == "") {
+		return s, problem.New(problem.Usage, "", "the kind engine needs a network and an image of nodes")
+	}
 	if s.Clusters == 0 {
 		s.Clusters = 1
 	}
@@ -92,9 +95,8 @@ func (s Spec) validated() (Spec, error) {
 	if s.Port < 0 || s.Port > 65535 {
 		return s, problem.New(problem.Usage, "", "port %d is not between 0 and 65535", s.Port)
 	}
-	if n := len(filepath.Join(s.Dir, longestSocket)); n > maxSocketPath {
-		return s, problem.New(problem.BadConfig, "set XDG_STATE_HOME to a shorter path, or take a shorter --name",
-			"the state directory %s is too long: a Unix socket in it would have a path of %d bytes, and the limit is %d", s.Dir, n, maxSocketPath)
+	if err := CheckDir(s.Dir); err != nil {
+		return s, err
 	}
 	if len(s.AWS.ClientIDs) == 0 {
 		s.AWS.ClientIDs = []string{fixtures.AWSAudience}
@@ -106,6 +108,16 @@ func (s Spec) validated() (Spec, error) {
 		s.Log = slog.New(slog.DiscardHandler)
 	}
 	return s, nil
+}
+
+// CheckDir returns a BadConfig problem if the path of a lab's directory is too
+// long for the sockets in it.
+func CheckDir(dir string) error {
+	if n := len(filepath.Join(dir, longestSocket)); n > maxSocketPath {
+		return problem.New(problem.BadConfig, "set XDG_STATE_HOME to a shorter path, or take a shorter --name",
+			"the state directory %s is too long: a Unix socket in it would have a path of %d bytes, and the limit is %d", dir, n, maxSocketPath)
+	}
+	return nil
 }
 
 func clusterID(i int) string { return "c" + strconv.Itoa(i+1) }

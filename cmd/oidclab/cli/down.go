@@ -70,7 +70,9 @@ func (a *app) down(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	err = dir.remove()
+	if err = dir.reap(ctx); err == nil {
+		err = dir.remove()
+	}
 	_ = lock.Close()
 	if err != nil {
 		return environment(err)

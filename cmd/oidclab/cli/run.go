@@ -123,7 +123,7 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(
 		a.upCommand(), a.superviseCommand(), a.downCommand(), a.statusCommand(), a.listCommand(), a.envCommand(),
 		a.tokenCommand(), a.exchangeCommand(), a.runCommand(), a.probeCommand(), a.manifestsCommand(), a.keysCommand(), a.clockCommand(), a.scenariosCommand(),
-		a.traceCommand(), a.logsCommand(), a.imagesCommand(), a.versionCommand(),
+		a.traceCommand(), a.logsCommand(), a.imagesCommand(), a.doctorCommand(), a.versionCommand(),
 	)
 	root.InitDefaultCompletionCmd()
 	if completion, _, err := root.Find([]string{"completion"}); err == nil {

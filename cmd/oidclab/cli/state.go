@@ -2,6 +2,8 @@ package cli
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/oidclab/oidclab/lab/cluster/kind"
 	"github.com/oidclab/oidclab/lab/control"
 	"github.com/oidclab/oidclab/lab/problem"
 )
@@ -38,19 +41,49 @@ func newStateDir(home, name string) (stateDir, error) {
 	return stateDir(filepath.Join(stateBase(home), name)), nil
 }
 
-func (d stateDir) name() string          { return filepath.Base(string(d)) }
-func (d stateDir) lockFile() string      { return filepath.Join(string(d), "lock") }
-func (d stateDir) infoFile() string      { return filepath.Join(string(d), "lab.json") }
-func (d stateDir) controlSocket() string { return filepath.Join(string(d), "control.sock") }
-func (d stateDir) supervisorLog() string { return filepath.Join(string(d), "logs", "supervisor.log") }
+func (d stateDir) name() string           { return filepath.Base(string(d)) }
+func (d stateDir) lockFile() string       { return filepath.Join(string(d), "lock") }
+func (d stateDir) infoFile() string       { return filepath.Join(string(d), "lab.json") }
+func (d stateDir) controlSocket() string  { return filepath.Join(string(d), "control.sock") }
+func (d stateDir) containersFile() string { return filepath.Join(string(d), "containers") }
+func (d stateDir) supervisorLog() string  { return filepath.Join(string(d), "logs", "supervisor.log") }
 
 // contents are the entries that a lab makes in its directory. Nothing else is
 // ever deleted.
-var contents = []string{"clusters", "tokens", "vault", "logs", "ca.crt", "lab.json", "lab.json.new", "control.sock"}
+var contents = []string{"clusters", "tokens", "vault", "logs", "ca.crt", "lab.json", "lab.json.new", "control.sock", "containers", "oci-client-secret"}
 
 // lockPatience is for those who only look whether the lock is held: to do so
 // they hold it themselves for a moment.
 const lockPatience = 100 * time.Millisecond
+
+// reapTimeout bounds the removal of containers.
+const reapTimeout = 30 * time.Second
+
+// network is the name of the lab's Docker network and, with another label, of all
+// its containers: no other lab of this machine, of whatever user, has it.
+func (d stateDir) network() string {
+	digest := sha256.Sum256([]byte(d))
+	return "oidclab-" + d.name() + "-" + hex.EncodeToString(digest[:])[:5] // with -c1-control-plane still a host name: 63 bytes
+}
+
+// markContainers records that the lab may have containers from now on.
+func (d stateDir) markContainers() error {
+	return os.WriteFile(d.containersFile(), []byte(d.network()+"\n"), 0o600)
+}
+
+// reap removes the containers, volumes and networks of a lab that may have some.
+// The lock must be held.
+func (d stateDir) reap(ctx context.Context) error {
+	if _, err := os.Stat(d.containersFile()); err != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, reapTimeout)
+	defer cancel()
+	if err := kind.Reap(ctx, d.network()); err != nil {
+		return problem.New(problem.EnvironmentMissing, "start Docker, then: oidclab down --name "+d.name(), "lab %s may have left containers: %w", d.name(), err)
+	}
+	return nil
+}
 
 // acquire makes the directory, if need be, and locks it. Who holds the lock
 // owns the lab. If another process does, the problem is a Conflict.

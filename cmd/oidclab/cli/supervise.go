@@ -139,6 +139,11 @@ func (s supervisor) run(ctx context.Context) (err error) {
 	}
 	up := false
 	defer func() {
+		// What is left of a lab that went down badly; without this, nobody would know of it.
+		if reapErr := s.dir.reap(context.WithoutCancel(ctx)); reapErr != nil {
+			err = errors.Join(err, reapErr)
+			return
+		}
 		if !up && s.request.Keep {
 			return
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/oidclab/oidclab/lab"
+	"github.com/oidclab/oidclab/lab/cluster/kind"
 	"github.com/oidclab/oidclab/lab/labfile"
 	"github.com/oidclab/oidclab/lab/problem"
 	"github.com/oidclab/oidclab/lab/vault"
@@ -23,6 +24,7 @@ import (
 type upFlags struct {
 	file       string
 	engine     string
+	image      string
 	clusters   int
 	port       int
 	vault      string
@@ -41,11 +43,16 @@ that publishes their keys, the token service with its relying parties, and Vault
 It runs in the background until ` + "`oidclab down`" + `. If it is up already, up says where
 everything is and changes nothing.
 
+The embedded engine runs the control planes as processes, in seconds and without
+pods. The kind engine runs nodes in Docker: with a kubelet, real pods and DNS. auto
+is kind where it can work and a node image is there, and otherwise embedded.
+
 A file says what else there shall be, such as roles and whom they trust. Flags win
 over it. Everything it can say:
 
 ` + indentedBy("  ", labfile.Example),
 		Example: `  oidclab up
+  oidclab up --engine kind             with real pods; oidclab doctor says whether it can work
   oidclab up --clusters 2              two issuers, for trust that must not be shared
   oidclab up --name ci --timeout 1m    a second lab beside the first
   oidclab up -f lab.yaml               with roles and trust of your own
@@ -60,9 +67,9 @@ over it. Everything it can say:
 		},
 	}
 	cmd.Flags().StringVarP(&flags.file, "file", "f", "", "lab.yaml, or - for stdin")
-	cmd.Flags().StringVar(&flags.engine, "engine", "auto", "what runs the clusters: auto or embedded")
+	a.engineFlags(cmd, &flags.engine, &flags.image)
 	cmd.Flags().IntVar(&flags.clusters, "clusters", 1, "number of clusters, 1 to 9")
-	cmd.Flags().IntVar(&flags.port, "port", 0, "port of the issuer front on 127.0.0.1; 0 means any free one")
+	cmd.Flags().IntVar(&flags.port, "port", 0, "port of the issuer front; 0 means any free one")
 	cmd.Flags().StringVar(&flags.vault, "vault", "auto", "auto (if there is a vault program on PATH), none, or the path of a vault program")
 	cmd.Flags().DurationVar(&flags.timeout, "timeout", 3*time.Minute, "how long to wait until everything is ready")
 	cmd.Flags().BoolVar(&flags.foreground, "foreground", false, "stay attached; Ctrl-C is down")
@@ -111,8 +118,8 @@ func (a *app) up(cmd *cobra.Command, flags upFlags, file labfile.File) error {
 	if err != nil {
 		return err
 	}
-	if flags.engine != "auto" && flags.engine != "embedded" {
-		return problem.New(problem.Usage, "oidclab up --engine embedded", "there is no engine %q here", flags.engine)
+	if err := checkEngine(flags.engine, flags.image); err != nil {
+		return err
 	}
 	if flags.clusters == 0 { // which means 1 in a Spec
 		return problem.New(problem.Usage, "oidclab up --help", "a lab without a cluster has no issuer")
@@ -127,6 +134,9 @@ func (a *app) up(cmd *cobra.Command, flags upFlags, file labfile.File) error {
 	lock, err := dir.acquire()
 	if err != nil {
 		if status, statusErr := runningStatus(ctx, dir); statusErr == nil {
+			if flags.engine != autoEngine && status.Engine != flags.engine {
+				return problem.New(problem.Conflict, "oidclab down, or another --name", "lab %s is up with the %s engine, not %s", dir.name(), status.Engine, flags.engine)
+			}
 			if cmd.Flags().Changed("clusters") && len(status.Clusters) != flags.clusters {
 				return problem.New(problem.Conflict, "oidclab down, or another --name", "lab %s is up with %s, not %d", dir.name(), plural(len(status.Clusters), "cluster"), flags.clusters)
 			}
@@ -139,11 +149,23 @@ func (a *app) up(cmd *cobra.Command, flags upFlags, file labfile.File) error {
 		return err
 	}
 	// Whatever is there belongs to a lab whose supervisor is dead, and with it its children.
+	if err := dir.reap(ctx); err != nil {
+		return errors.Join(err, lock.Close())
+	}
 	if err := dir.clear(); err != nil {
 		return environment(err)
 	}
 	if err := dir.checkRoom(flags.clusters); err != nil {
 		return errors.Join(err, dir.remove(), lock.Close())
+	}
+	if spec.Engine, spec.Image, err = a.chooseEngine(ctx, flags.engine, flags.image, flags.clusters); err != nil {
+		return errors.Join(err, dir.remove(), lock.Close())
+	}
+	if spec.Engine == lab.Kind {
+		spec.Network = dir.network()
+		if err := errors.Join(os.Setenv(kind.NetworkVariable, spec.Network), dir.markContainers()); err != nil {
+			return errors.Join(environment(err), dir.remove(), lock.Close())
+		}
 	}
 	request := superviseRequest{Spec: spec, Timeout: flags.timeout, Keep: flags.keep}
 	show := newProgress(a.Err)

@@ -1,0 +1,93 @@
+package kind
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/yaml"
+
+	"github.com/oidclab/oidclab/lab/cluster"
+)
+
+// manifest is the API server's static pod. kubelet restarts it when it changes.
+const manifest = "/etc/kubernetes/manifests/kube-apiserver.yaml"
+
+// Reconfigure implements cluster.Reconfigurer: it changes the API server's
+// static pod. A cluster that was started with key files takes no external signer.
+func (c *Cluster) Reconfigure(ctx context.Context, identity cluster.Identity) error {
+	c.reconfiguring.Lock()
+	defer c.reconfiguring.Unlock()
+	former := c.Identity()
+	if identity.ID != former.ID {
+		return fmt.Errorf("cluster %s can't become %s", former.ID, identity.ID)
+	}
+	if identity.KeyFiles == nil && identity.SignerSocket != c.config.Identity.SignerSocket {
+		return fmt.Errorf("cluster %s has no signer at %q mounted; start it with one", identity.ID, identity.SignerSocket)
+	}
+	if err := c.restart(ctx, identity); err != nil {
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), reconfigureTimeout)
+		defer cancel()
+		if backErr := c.restart(undo, former); backErr != nil {
+			return errors.Join(fmt.Errorf("cluster %s: %w", identity.ID, err), fmt.Errorf("nor has it its former identity again: %w", backErr))
+		}
+		return fmt.Errorf("cluster %s: %w", identity.ID, err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.identity = identity
+	return nil
+}
+
+// restart has the API server run with an identity, and waits for it. Key files
+// are a new generation, so that the static pod changes if only they do.
+func (c *Cluster) restart(ctx context.Context, identity cluster.Identity) error {
+	c.generation++
+	if err := c.writeKeys(identity, c.generation); err != nil {
+		return err
+	}
+	current, err := c.exec(ctx, nil, "cat "+manifest)
+	if err != nil {
+		return err
+	}
+	changed, err := withArguments([]byte(current), arguments(identity, c.generation))
+	if err != nil {
+		return err
+	}
+	// Not within the directory of manifests: kubelet would take both.
+	if _, err := c.exec(ctx, changed, `cat > /etc/kubernetes/oidclab.yaml && mv /etc/kubernetes/oidclab.yaml `+manifest); err != nil {
+		return err
+	}
+	if err := await(ctx, func(ctx context.Context) error { return c.checkIdentity(ctx, identity) }); err != nil {
+		if reason := c.apiServerLog(context.WithoutCancel(ctx)); reason != "" {
+			err = fmt.Errorf("%w; the API server said: %s", err, reason)
+		}
+		return err
+	}
+	if err := await(ctx, c.api.Ready); err != nil {
+		return err
+	}
+	return os.RemoveAll(c.keysDir(c.generation - 1))
+}
+
+// withArguments returns a static pod of an API server whose identity is made by
+// args.
+func withArguments(content []byte, args []argument) ([]byte, error) {
+	var pod corev1.Pod
+	if err := yaml.Unmarshal(content, &pod); err != nil {
+		return nil, fmt.Errorf("%s: %w", manifest, err)
+	}
+	if len(pod.Spec.Containers) != 1 {
+		return nil, fmt.Errorf("%s has %d containers", manifest, len(pod.Spec.Containers))
+	}
+	apiServer := &pod.Spec.Containers[0]
+	apiServer.Command = slices.DeleteFunc(apiServer.Command, func(arg string) bool { return strings.HasPrefix(arg, managed) })
+	for _, a := range args {
+		apiServer.Command = append(apiServer.Command, a.String())
+	}
+	return yaml.Marshal(pod)
+}

@@ -1,0 +1,50 @@
+package lab
+
+import (
+	"context"
+	"net/netip"
+	"net/url"
+	"strings"
+
+	"github.com/oidclab/oidclab/lab/cluster"
+	"github.com/oidclab/oidclab/lab/cluster/kind"
+	"github.com/oidclab/oidclab/lab/images"
+)
+
+// startNetwork makes the lab's Docker network, whose gateway becomes the lab's
+// address. What a former lab of the same network left is removed first.
+func (l *Lab) startNetwork(ctx context.Context, u *undo) (string, error) {
+	if err := kind.Reap(ctx, l.spec.Network); err != nil {
+		return "", err
+	}
+	u.add("docker network", func(ctx context.Context) error { return kind.Reap(ctx, l.spec.Network) })
+	gateway, err := kind.CreateNetwork(ctx, l.spec.Network)
+	if err != nil {
+		return "", err
+	}
+	l.address = gateway.String()
+	return l.spec.Network + " " + l.address, nil
+}
+
+func (l *Lab) startKind(ctx context.Context, m *member, identity cluster.Identity) (*kind.Cluster, error) {
+	address, err := netip.ParseAddr(l.address)
+	if err != nil {
+		return nil, err
+	}
+	front, err := url.Parse(l.info.Front)
+	if err != nil {
+		return nil, err
+	}
+	return kind.Start(ctx, kind.Config{
+		Identity: identity, Dir: m.dir, Image: l.spec.Image, Network: l.spec.Network, Address: address,
+		Reach: []string{front.Host}, Trusts: l.trusted(m), PlainNetwork: withoutNetworkPlugin(l.spec.Image), Log: l.spec.Log,
+	})
+}
+
+// withoutNetworkPlugin says whether a node image was made by package images,
+// which can't make kind's network plugin.
+func withoutNetworkPlugin(image string) bool {
+	made, _ := images.NodeRef()
+	repository, _, _ := strings.Cut(made, ":")
+	return strings.HasPrefix(image, repository+":")
+}
