@@ -1,18 +1,22 @@
 package lab
 
 import (
+	"net"
+	"strconv"
 	"time"
 
 	"github.com/oidclab/oidclab/lab/clock"
 	"github.com/oidclab/oidclab/lab/proc"
 	"github.com/oidclab/oidclab/lab/proxy"
 	"github.com/oidclab/oidclab/lab/sts"
+	"github.com/oidclab/oidclab/lab/sts/oci"
 )
 
 // Info is where everything of a ready lab is. It holds no secrets.
 type Info struct {
 	Name     string        `json:"name"`
 	Engine   string        `json:"engine"`
+	Signer   string        `json:"signer"` // of tokens, External or Static
 	Dir      string        `json:"dir"`
 	CAFile   string        `json:"caFile"` // PEM; the root of front, token service and Vault
 	Front    string        `json:"front"`  // origin of the issuer front
@@ -43,9 +47,12 @@ type ClusterInfo struct {
 
 // AWSInfo is how AWS's SDKs reach the lab's AWS.
 type AWSInfo struct {
-	Endpoint string            `json:"endpoint"`
+	Endpoint string            `json:"endpoint"` // of STS
+	S3       string            `json:"s3"`
 	Region   string            `json:"region"`
 	Audience string            `json:"audience"`
+	Bucket   string            `json:"bucket"`
+	Object   string            `json:"object"`
 	Roles    map[string]string `json:"roles"` // ARN by cluster
 }
 
@@ -89,6 +96,14 @@ type OCIInfo struct {
 	Object           string            `json:"object"`
 	PodHost          string            `json:"podHost,omitempty"` // where the pods of OKE get their identity, at port 12250; empty if there is none
 	PodAudiences     map[string]string `json:"podAudiences"`      // of the tokens that pods get it with, by cluster
+}
+
+// PodURL returns the origin of the endpoint for pods of OKE; empty if there is none.
+func (i OCIInfo) PodURL() string {
+	if i.PodHost == "" {
+		return ""
+	}
+	return "https://" + net.JoinHostPort(i.PodHost, strconv.Itoa(oci.ProxymuxPort))
 }
 
 // GenericInfo is how clients reach the RFC 8693 token service.

@@ -3,17 +3,20 @@ package lab
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
 
+	"github.com/oidclab/oidclab/lab/cluster"
 	"github.com/oidclab/oidclab/lab/keys"
 	"github.com/oidclab/oidclab/lab/problem"
 	"github.com/oidclab/oidclab/lab/sts"
 )
 
-// propagation bounds the wait until a change of keys shows at the front: the
-// API server asks the signer every second, the front the API server as often.
+// propagation bounds the wait until a change of keys shows at the front: the API
+// server asks the external signer every second (with key files it knows at
+// once), the front the API server as often.
 const propagation = 20 * time.Second
 
 // Rotation is a safe rotation of one cluster's signing key: publish; sign when
@@ -26,7 +29,9 @@ type Rotation struct {
 	SignAt   time.Time `json:"signAt"`            // lab time
 	SignWhy  string    `json:"signWhy"`           //
 	RemoveAt time.Time `json:"removeAt,omitzero"` // lab time and system time; known once the old key has stopped signing
-	Error    string    `json:"error,omitempty"`
+	// RemoveWhy says what is known of the old key's last token.
+	RemoveWhy string `json:"removeWhy,omitempty"`
+	Error     string `json:"error,omitempty"`
 }
 
 // KeyInfo is one key as `keys list` shows it.
@@ -35,30 +40,31 @@ type KeyInfo struct {
 	State      keys.State     `json:"state"`
 	Since      time.Time      `json:"since"`
 	Algorithm  keys.Algorithm `json:"alg"`
-	LastExpiry time.Time      `json:"lastExpiry,omitzero"` // of the tokens it signed
+	Signer     string         `json:"signer"`              // External or Static
+	LastExpiry time.Time      `json:"lastExpiry,omitzero"` // of the tokens it signed; with Static, the latest that is possible
 }
 
-func keyInfo(k keys.Key) KeyInfo {
-	return KeyInfo{ID: k.ID, State: k.State, Since: k.Since, Algorithm: k.Algorithm, LastExpiry: k.LastExpiry}
+func (l *Lab) keyInfo(k keys.Key) KeyInfo {
+	return KeyInfo{ID: k.ID, State: k.State, Since: k.Since, Algorithm: k.Algorithm, Signer: l.spec.Signer, LastExpiry: k.LastExpiry}
 }
 
 // Keys returns the keys of a cluster, oldest first.
-func (l *Lab) Keys(cluster string) ([]KeyInfo, error) {
-	m, err := l.member(cluster)
+func (l *Lab) Keys(id string) ([]KeyInfo, error) {
+	m, err := l.member(id)
 	if err != nil {
 		return nil, err
 	}
 	var infos []KeyInfo
 	for _, k := range m.keys.Keys() {
-		infos = append(infos, keyInfo(k))
+		infos = append(infos, l.keyInfo(k))
 	}
 	return infos, nil
 }
 
 // PublishKey adds a key to a cluster's key set, and returns once the issuer
 // front publishes it. It does not sign yet.
-func (l *Lab) PublishKey(ctx context.Context, cluster string) (KeyInfo, error) {
-	m, err := l.member(cluster)
+func (l *Lab) PublishKey(ctx context.Context, id string) (KeyInfo, error) {
+	m, err := l.member(id)
 	if err != nil {
 		return KeyInfo{}, err
 	}
@@ -66,13 +72,14 @@ func (l *Lab) PublishKey(ctx context.Context, cluster string) (KeyInfo, error) {
 	if err != nil {
 		return KeyInfo{}, err
 	}
-	return keyInfo(key), l.awaitKey(ctx, m, key.ID, true)
+	return l.keyInfo(key), l.awaitKey(ctx, m, key.ID, true)
 }
 
 // SignWithKey makes a key of a cluster sign; the key that signed until now is
-// retired, which leaves it published. An empty kid means the newest published key.
-func (l *Lab) SignWithKey(_ context.Context, cluster, kid string) (KeyInfo, error) {
-	m, err := l.member(cluster)
+// retired, which leaves it published. An empty kid means the newest published
+// key. With Static, it returns once the API server has restarted.
+func (l *Lab) SignWithKey(_ context.Context, id, kid string) (KeyInfo, error) {
+	m, err := l.member(id)
 	if err != nil {
 		return KeyInfo{}, err
 	}
@@ -81,15 +88,15 @@ func (l *Lab) SignWithKey(_ context.Context, cluster, kid string) (KeyInfo, erro
 	}
 	key, err := m.keys.SignWith(kid)
 	if err != nil {
-		return KeyInfo{}, problem.New(problem.Conflict, "oidclab keys list", "%w", err)
+		return KeyInfo{}, conflict(err)
 	}
-	return keyInfo(key), nil
+	return l.keyInfo(key), nil
 }
 
 // RemoveKey takes a key out of a cluster's key set, and returns once the issuer
 // front no longer publishes it. An empty kid means the newest retired key.
-func (l *Lab) RemoveKey(ctx context.Context, cluster, kid string) (KeyInfo, error) {
-	m, err := l.member(cluster)
+func (l *Lab) RemoveKey(ctx context.Context, id, kid string) (KeyInfo, error) {
+	m, err := l.member(id)
 	if err != nil {
 		return KeyInfo{}, err
 	}
@@ -98,9 +105,18 @@ func (l *Lab) RemoveKey(ctx context.Context, cluster, kid string) (KeyInfo, erro
 	}
 	key, err := m.keys.Remove(kid)
 	if err != nil {
-		return KeyInfo{}, problem.New(problem.Conflict, "oidclab keys list", "%w", err)
+		return KeyInfo{}, conflict(err)
 	}
-	return keyInfo(key), l.awaitKey(ctx, m, key.ID, false)
+	return l.keyInfo(key), l.awaitKey(ctx, m, key.ID, false)
+}
+
+// conflict says that keys are in no state for what was asked, unless err is a
+// problem of another kind.
+func conflict(err error) error {
+	if p := new(problem.Problem); errors.As(err, &p) {
+		return err
+	}
+	return problem.New(problem.Conflict, "oidclab keys list", "%w", err)
 }
 
 // pick returns kid, or the newest key in the given state if kid is empty.
@@ -129,7 +145,7 @@ func (l *Lab) awaitKey(ctx context.Context, m *member, kid string, want bool) er
 		case published == want:
 			return nil
 		default:
-			last = "the cluster's API server has not fetched its keys from the signer again"
+			last = "the cluster's API server does not serve the changed key set yet"
 		}
 		select {
 		case <-ctx.Done():
@@ -167,18 +183,18 @@ func (l *Lab) publishes(ctx context.Context, m *member, kid string) (bool, error
 // a new key and returns the plan, whose later phases the lab carries out when
 // their time has come. With advance, the lab clock is moved to the moment from
 // which the new key may sign.
-func (l *Lab) StartRotation(ctx context.Context, cluster string, advance bool) (Rotation, error) {
-	m, err := l.member(cluster)
+func (l *Lab) StartRotation(ctx context.Context, id string, advance bool) (Rotation, error) {
+	m, err := l.member(id)
 	if err != nil {
 		return Rotation{}, err
 	}
 	m.rotating.Lock()
 	defer m.rotating.Unlock()
 	if r := m.rotation; r != nil && (r.Phase == "published" || r.Phase == "signing") {
-		return *r, problem.New(problem.Conflict, "oidclab keys list", "cluster %s is in a rotation to key %s already", cluster, r.NewKey)
+		return *r, problem.New(problem.Conflict, "oidclab keys list", "cluster %s is in a rotation to key %s already", m.id, r.NewKey)
 	}
 	old := m.keys.Current().ID
-	key, err := l.PublishKey(ctx, cluster)
+	key, err := l.PublishKey(ctx, id)
 	if err != nil {
 		return Rotation{}, err
 	}
@@ -197,15 +213,15 @@ func (l *Lab) StartRotation(ctx context.Context, cluster string, advance bool) (
 }
 
 // AbandonRotation ends a rotation where it stands: the keys stay as they are.
-func (l *Lab) AbandonRotation(cluster string) (Rotation, error) {
-	m, err := l.member(cluster)
+func (l *Lab) AbandonRotation(id string) (Rotation, error) {
+	m, err := l.member(id)
 	if err != nil {
 		return Rotation{}, err
 	}
 	m.rotating.Lock()
 	defer m.rotating.Unlock()
 	if m.rotation == nil || (m.rotation.Phase != "published" && m.rotation.Phase != "signing") {
-		return Rotation{}, problem.New(problem.Conflict, "oidclab keys rotate", "cluster %s is in no rotation", cluster)
+		return Rotation{}, problem.New(problem.Conflict, "oidclab keys rotate", "cluster %s is in no rotation", m.id)
 	}
 	m.rotation.Phase = "abandoned"
 	return *m.rotation, nil
@@ -264,7 +280,7 @@ func (l *Lab) continueRotation(ctx context.Context, m *member) (err error) {
 		r.Phase = "signing"
 	}
 	if r.Phase == "signing" {
-		r.RemoveAt = l.lastUse(m, r.OldKey)
+		r.RemoveAt, r.RemoveWhy = l.lastUse(m, r.OldKey)
 	}
 	// Both clocks: offline verifiers here go by the lab's, Kubernetes and Vault by the system's.
 	if r.Phase == "signing" && !labTime.Before(r.RemoveAt) && !systemTime.Before(r.RemoveAt) {
@@ -276,14 +292,22 @@ func (l *Lab) continueRotation(ctx context.Context, m *member) (err error) {
 	return nil
 }
 
-// lastUse returns when the last token that a key signed is expired for everybody.
-func (l *Lab) lastUse(m *member, kid string) time.Time {
+// lastUse returns when the last token that a key signed is expired for everybody,
+// and what is known of that token.
+func (l *Lab) lastUse(m *member, kid string) (time.Time, string) {
 	for _, k := range m.keys.Keys() {
-		if k.ID == kid && !k.LastExpiry.IsZero() {
-			return k.LastExpiry.Add(longestSkew())
+		switch {
+		case k.ID != kid:
+		case k.LastExpiry.IsZero():
+			return time.Time{}, "it has signed no token"
+		case l.spec.Signer == Static:
+			why := fmt.Sprintf("nobody saw what it signed, but the API server issues no token for longer than %s", cluster.MaxTokenLife)
+			return k.LastExpiry.Add(longestSkew()), why
+		default:
+			return k.LastExpiry.Add(longestSkew()), "its last token has expired for everybody"
 		}
 	}
-	return time.Time{}
+	return time.Time{}, ""
 }
 
 func longestSkew() time.Duration {

@@ -29,6 +29,7 @@ const Example = `apiVersion: oidclab.dev/v1alpha1
 kind: Lab
 spec:
   clusters: 2            # 1 to 9
+  signer: external       # who signs tokens: external (the lab) or static (the API server, with key files)
   port: 8443             # of the issuer front; 0 or nothing means any free one
   vault: none            # auto, none, or the path of a vault program
   aws:
@@ -60,6 +61,7 @@ type file struct {
 	Kind       string `yaml:"kind"`
 	Spec       struct {
 		Clusters int    `yaml:"clusters"`
+		Signer   string `yaml:"signer"`
 		Port     int    `yaml:"port"`
 		Vault    string `yaml:"vault"`
 		AWS      struct {
@@ -90,6 +92,7 @@ type file struct {
 // File is what a lab.yaml says.
 type File struct {
 	Clusters int    // 0 if it does not say
+	Signer   string // empty if it does not say
 	Port     int    // 0 if it does not say
 	Vault    string // empty if it does not say
 	AWS      lab.AWSSpec
@@ -125,7 +128,7 @@ func read(r io.Reader) (File, error) {
 		return File{}, fmt.Errorf("it is %q of %q, not %q of %q", parsed.Kind, parsed.APIVersion, Kind, APIVersion)
 	}
 	spec := parsed.Spec
-	f := File{Clusters: spec.Clusters, Port: spec.Port, Vault: spec.Vault}
+	f := File{Clusters: spec.Clusters, Signer: spec.Signer, Port: spec.Port, Vault: spec.Vault}
 	f.AWS.ClientIDs = spec.AWS.ClientIDs
 	for _, role := range spec.AWS.Roles {
 		policy, err := json.Marshal(role.TrustPolicy)

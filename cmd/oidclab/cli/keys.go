@@ -31,13 +31,9 @@ func (a *app) keysListCommand() *cobra.Command {
 					return a.printJSON(infos)
 				}
 				w := tabwriter.NewWriter(a.Out, 0, 0, 2, ' ', 0)
-				fmt.Fprintln(w, "KID\tSTATE\tSINCE\tALG\tLAST TOKEN EXPIRES")
+				fmt.Fprintln(w, "KID\tSTATE\tSINCE\tALG\tSIGNER\tLAST TOKEN EXPIRES")
 				for _, k := range infos {
-					expires := "-"
-					if !k.LastExpiry.IsZero() {
-						expires = k.LastExpiry.UTC().Format(time.RFC3339)
-					}
-					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", k.ID, k.State, k.Since.UTC().Format(time.RFC3339), k.Algorithm, expires)
+					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", k.ID, k.State, k.Since.UTC().Format(time.RFC3339), k.Algorithm, k.Signer, lastExpiry(k))
 				}
 				if err := w.Flush(); err != nil {
 					return err
@@ -55,18 +51,33 @@ func (a *app) keysListCommand() *cobra.Command {
 	return cmd
 }
 
+func lastExpiry(k lab.KeyInfo) string {
+	switch at := k.LastExpiry.UTC().Format(time.RFC3339); {
+	case k.LastExpiry.IsZero():
+		return "-"
+	case k.Signer == lab.Static:
+		return "at the latest " + at
+	default:
+		return at
+	}
+}
+
 func (a *app) keysRotateCommand() *cobra.Command {
 	var clusterID, phase, kid, signer string
 	var advance, abandon bool
 	cmd := &cobra.Command{
 		Use:   "rotate",
 		Short: "Rotate a cluster's signing key, safely or phase by phase",
-		Long: `Rotate a cluster's signing key, without a restart.
+		Long: `Rotate a cluster's signing key: without a restart if the lab signs (up --signer
+external, the default), and with a restart of the API server at each change of
+keys if that signs with key files (up --signer static).
 
 With --phase all, the default, this is the safe plan: publish a new key now; let
 it sign once every relying party's cache must know it; remove the old key once
 the last token that it signed has expired. The lab carries out the later phases
 when their time has come, on the lab clock; ` + "`keys list`" + ` shows the plan.
+Nobody sees what an API server signs with a key file: such a key is removed only
+when the longest token that there can be has expired, after 24 h.
 --advance-clock moves the lab clock to where the new key may sign.
 
 The phases can be taken one by one, at the wrong time too, to see what breaks:
@@ -79,13 +90,13 @@ The phases can be taken one by one, at the wrong time too, to see what breaks:
   oidclab keys rotate --phase publish && oidclab keys rotate --phase sign`,
 		Args: exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if signer != "external" {
-				return problem.New(problem.Usage, "oidclab keys rotate", "the signer %q is not there: this engine signs with the external signer only", signer)
-			}
 			if (advance || abandon) && phase != "all" {
 				return problem.New(problem.Usage, "oidclab keys rotate --help", "--advance-clock and --abandon go with --phase all")
 			}
-			return a.withLab(cmd.Context(), func(ctx context.Context, client *control.Client, _ lab.Status) error {
+			return a.withLab(cmd.Context(), func(ctx context.Context, client *control.Client, status lab.Status) error {
+				if signer != "" && signer != status.Signer {
+					return problem.New(problem.Conflict, "oidclab down && oidclab up --signer "+signer, "the signer of this lab is %s, which its API servers were started with", status.Signer)
+				}
 				if phase == "all" {
 					begin := client.StartRotation
 					if abandon {
@@ -118,7 +129,7 @@ The phases can be taken one by one, at the wrong time too, to see what breaks:
 	clusterFlag(cmd, &clusterID)
 	cmd.Flags().StringVar(&phase, "phase", "all", "publish, sign, retire, remove, or all")
 	cmd.Flags().StringVar(&kid, "kid", "", "the key; empty means the newest that the phase applies to")
-	cmd.Flags().StringVar(&signer, "signer", "external", "who signs: external")
+	cmd.Flags().StringVar(&signer, "signer", "", "external or static: rotate only if the lab was brought up with this signer")
 	cmd.Flags().BoolVar(&advance, "advance-clock", false, "move the lab clock to where the new key may sign")
 	cmd.Flags().BoolVar(&abandon, "abandon", false, "end the safe plan where it stands; the keys stay as they are")
 	a.outputFlag(cmd, "text", "json")
@@ -150,11 +161,11 @@ func (a *app) showRotation(r lab.Rotation) {
 	a.printf(" %s sign     at %s lab time: %s\n", mark(signs), r.SignAt.UTC().Format(time.RFC3339), r.SignWhy)
 	switch {
 	case !signs:
-		a.printf(" · remove   the old key, when the last token that it signed has expired\n")
+		a.printf(" · remove   the old key, when no token that it signed can be alive\n")
 	case r.RemoveAt.IsZero():
-		a.printf(" %s remove   the old key, which has signed no token\n", mark(r.Phase == "done"))
+		a.printf(" %s remove   the old key: %s\n", mark(r.Phase == "done"), r.RemoveWhy)
 	default:
-		a.printf(" %s remove   at %s, lab and system time: the last token of the old key has expired for everybody\n", mark(r.Phase == "done"), r.RemoveAt.UTC().Format(time.RFC3339))
+		a.printf(" %s remove   the old key, at %s, lab and system time: %s\n", mark(r.Phase == "done"), r.RemoveAt.UTC().Format(time.RFC3339), r.RemoveWhy)
 	}
 	if r.Error != "" {
 		a.printf(" ✗ %s\n", r.Error)

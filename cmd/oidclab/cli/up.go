@@ -24,6 +24,7 @@ import (
 type upFlags struct {
 	file       string
 	engine     string
+	signer     string
 	image      string
 	clusters   int
 	port       int
@@ -68,6 +69,7 @@ over it. Everything it can say:
 	}
 	cmd.Flags().StringVarP(&flags.file, "file", "f", "", "lab.yaml, or - for stdin")
 	a.engineFlags(cmd, &flags.engine, &flags.image)
+	cmd.Flags().StringVar(&flags.signer, "signer", lab.External, "who signs tokens: external (the lab; keys rotate without a restart) or static (the API server, with key files)")
 	cmd.Flags().IntVar(&flags.clusters, "clusters", 1, "number of clusters, 1 to 9")
 	cmd.Flags().IntVar(&flags.port, "port", 0, "port of the issuer front; 0 means any free one")
 	cmd.Flags().StringVar(&flags.vault, "vault", "auto", "auto (if there is a vault program on PATH), none, or the path of a vault program")
@@ -96,6 +98,9 @@ func (a *app) readFile(path string) (labfile.File, error) {
 
 // over returns the flags, and what the file says where there is no flag.
 func (f upFlags) over(cmd *cobra.Command, file labfile.File) upFlags {
+	if !cmd.Flags().Changed("signer") && file.Signer != "" {
+		f.signer = file.Signer
+	}
 	if !cmd.Flags().Changed("clusters") && file.Clusters != 0 {
 		f.clusters = file.Clusters
 	}
@@ -136,6 +141,9 @@ func (a *app) up(cmd *cobra.Command, flags upFlags, file labfile.File) error {
 		if status, statusErr := runningStatus(ctx, dir); statusErr == nil {
 			if flags.engine != autoEngine && status.Engine != flags.engine {
 				return problem.New(problem.Conflict, "oidclab down, or another --name", "lab %s is up with the %s engine, not %s", dir.name(), status.Engine, flags.engine)
+			}
+			if cmd.Flags().Changed("signer") && status.Signer != flags.signer {
+				return problem.New(problem.Conflict, "oidclab down, or another --name", "lab %s is up with the %s signer, not %s", dir.name(), status.Signer, flags.signer)
 			}
 			if cmd.Flags().Changed("clusters") && len(status.Clusters) != flags.clusters {
 				return problem.New(problem.Conflict, "oidclab down, or another --name", "lab %s is up with %s, not %d", dir.name(), plural(len(status.Clusters), "cluster"), flags.clusters)
@@ -194,7 +202,7 @@ func (a *app) spec(dir stateDir, flags upFlags, file labfile.File) (lab.Spec, er
 		return lab.Spec{}, err
 	}
 	spec := lab.Spec{
-		Name: dir.name(), Dir: string(dir), Clusters: flags.clusters, Port: flags.port,
+		Name: dir.name(), Dir: string(dir), Signer: flags.signer, Clusters: flags.clusters, Port: flags.port,
 		Command: []string{executable, ComponentCommand},
 		AWS:     file.AWS, Generic: file.Generic,
 	}

@@ -13,6 +13,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/oidclab/oidclab/lab/cluster"
 	"github.com/oidclab/oidclab/lab/proc"
 )
 
@@ -63,10 +64,9 @@ func (c *Cluster) etcdSpec() proc.Spec {
 	)
 }
 
-func (c *Cluster) apiServerSpec(port int) proc.Spec {
-	identity := c.config.Identity
+func (c *Cluster) apiServerSpec(identity cluster.Identity) proc.Spec {
 	spec := c.spec("kube-apiserver", c.api.Ready,
-		"--secure-port="+strconv.Itoa(port), // for what it says of itself; it serves on the inherited listener
+		"--secure-port="+strconv.Itoa(c.port), // for what it says of itself; it serves on the inherited listener
 		"--advertise-address=127.0.0.1",
 		"--endpoint-reconciler-type=none",
 		"--etcd-servers=unix://"+etcdSocket,
@@ -77,14 +77,31 @@ func (c *Cluster) apiServerSpec(port int) proc.Spec {
 		"--authentication-config="+authenticationFile,
 		"--authorization-mode=Node,RBAC",
 		"--enable-admission-plugins=NodeRestriction",
-		"--service-account-issuer="+identity.Issuer,
 		"--service-account-jwks-uri="+identity.JWKSURI,
-		"--service-account-signing-endpoint="+identity.SignerSocket,
 		"--allow-privileged=true",
 		"--profiling=false",
 	)
+	for _, issuer := range append([]string{identity.Issuer}, identity.AcceptedIssuers...) {
+		spec.Args = append(spec.Args, "--service-account-issuer="+issuer)
+	}
+	spec.Args = append(spec.Args, signingFlags(identity)...)
 	spec.ExtraFiles = []*os.File{c.listener}
 	return spec
+}
+
+func signingFlags(identity cluster.Identity) []string {
+	if identity.KeyFiles == nil {
+		return []string{"--service-account-signing-endpoint=" + identity.SignerSocket}
+	}
+	flags := []string{
+		"--service-account-signing-key-file=" + signingKeyFile,
+		"--service-account-max-token-expiration=" + cluster.MaxTokenLife.String(),
+		"--service-account-extend-token-expiration=false",
+	}
+	for i := range identity.KeyFiles.PublicKeys {
+		flags = append(flags, "--service-account-key-file="+publicKeyFile(i))
+	}
+	return flags
 }
 
 func (c *Cluster) controllerManagerSpec() proc.Spec {

@@ -21,12 +21,14 @@ import (
 	"github.com/oidclab/oidclab/lab/proc"
 )
 
-// closeTimeout bounds the undo of a failed start.
-const closeTimeout = 10 * time.Second
+const (
+	closeTimeout   = 10 * time.Second // bounds the undo of a failed start
+	restoreTimeout = 30 * time.Second // bounds the return to the former identity
+)
 
 // Config is what a cluster needs.
 type Config struct {
-	Identity cluster.Identity        // its signer must be serving, or about to
+	Identity cluster.Identity        // its signer, if it has one, must be serving, or about to
 	Dir      string                  // state and logs of this cluster alone; made with mode 0700 if it does not exist
 	Trusts   []cluster.TrustedIssuer // may come up later; the API server asks for their keys every 10 s
 	Command  []string                // runs a component given as further arguments, see controlplane.Main; [0] is an absolute path
@@ -39,9 +41,16 @@ type Cluster struct {
 	api        *cluster.API
 	kubeconfig []byte
 	listener   *os.File // of the API server: kept open while it restarts, so its port stays its own
+	port       int      // of the listener
 
 	etcd, apiServer, controllerManager component
 
+	reconfiguring sync.Mutex // held while the API server changes its identity
+	mu            sync.Mutex
+	identity      cluster.Identity // guarded by mu
+
+	closing   context.Context // ends when Close is called
+	close     context.CancelFunc
 	closeOnce sync.Once
 }
 
@@ -51,13 +60,17 @@ type component struct {
 	process *proc.Process
 }
 
-var _ cluster.Cluster = (*Cluster)(nil)
+var (
+	_ cluster.Cluster      = (*Cluster)(nil)
+	_ cluster.Reconfigurer = (*Cluster)(nil)
+)
 
 // Start starts a cluster and waits until its API server is ready and its
 // controllers have set up the default namespace. The context bounds the start
 // only. After an error nothing is left running.
 func Start(ctx context.Context, config Config) (_ *Cluster, err error) {
-	c := &Cluster{config: config}
+	c := &Cluster{config: config, identity: config.Identity}
+	c.closing, c.close = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
 			undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
@@ -65,14 +78,13 @@ func Start(ctx context.Context, config Config) (_ *Cluster, err error) {
 			err = errors.Join(fmt.Errorf("cluster %s: %w", config.Identity.ID, err), c.Close(undo))
 		}
 	}()
-	port, err := c.listen()
-	if err != nil {
+	if err := c.listen(); err != nil {
 		return nil, err
 	}
 	if c.files, err = newFiles(config.Dir); err != nil {
 		return nil, err
 	}
-	credentials, err := c.files.write(config, port)
+	credentials, err := c.files.write(config, c.port)
 	if err != nil {
 		return nil, err
 	}
@@ -84,11 +96,8 @@ func Start(ctx context.Context, config Config) (_ *Cluster, err error) {
 	// The API server waits for etcd by itself.
 	start, startCtx := errgroup.WithContext(ctx)
 	start.Go(func() error { return c.etcd.start(startCtx, c.etcdSpec()) })
-	start.Go(func() error { return c.apiServer.start(startCtx, c.apiServerSpec(port)) })
+	start.Go(func() error { return c.serveAs(startCtx, config.Identity) })
 	if err := start.Wait(); err != nil {
-		return nil, err
-	}
-	if err := c.api.CheckIdentity(ctx, config.Identity); err != nil {
 		return nil, err
 	}
 	// Not earlier: it looks for a healthy API server once a second only.
@@ -98,21 +107,77 @@ func Start(ctx context.Context, config Config) (_ *Cluster, err error) {
 	return c, nil
 }
 
-func (c *Cluster) listen() (port int, err error) {
+func (c *Cluster) listen() (err error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer func() { err = errors.Join(err, listener.Close()) }()
 	tcp := listener.(*net.TCPListener)
-	if c.listener, err = tcp.File(); err != nil {
-		return 0, err
+	c.port = tcp.Addr().(*net.TCPAddr).Port
+	c.listener, err = tcp.File()
+	return err
+}
+
+// serveAs starts the API server with an identity, and waits until it serves it.
+// The API server must not be running.
+func (c *Cluster) serveAs(ctx context.Context, identity cluster.Identity) error {
+	if err := c.files.writeKeys(identity.KeyFiles); err != nil {
+		return err
 	}
-	return tcp.Addr().(*net.TCPAddr).Port, nil
+	if err := c.apiServer.start(ctx, c.apiServerSpec(identity)); err != nil {
+		return err
+	}
+	return c.api.CheckIdentity(ctx, identity)
+}
+
+// Reconfigure implements cluster.Reconfigurer. Connections that are made while
+// the API server restarts wait for it; those that are open end.
+func (c *Cluster) Reconfigure(ctx context.Context, identity cluster.Identity) (err error) {
+	c.reconfiguring.Lock()
+	defer c.reconfiguring.Unlock()
+	former := c.Identity()
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("cluster %s: %w", former.ID, err)
+		}
+	}()
+	if identity.ID != former.ID {
+		return fmt.Errorf("it cannot become cluster %s; start another", identity.ID)
+	}
+	if err = c.restartAs(ctx, identity); err == nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.identity = identity
+		return nil
+	}
+	restore, cancel := context.WithTimeout(context.WithoutCancel(ctx), restoreTimeout)
+	defer cancel()
+	if restoreErr := c.restartAs(restore, former); restoreErr != nil {
+		return errors.Join(err, fmt.Errorf("its former identity cannot be restored: %w", restoreErr))
+	}
+	return err
+}
+
+func (c *Cluster) restartAs(ctx context.Context, identity cluster.Identity) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(c.closing, func() { cancel(errors.New("the cluster is being closed")) })()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err := c.apiServer.stop(ctx); err != nil {
+		return err
+	}
+	return c.serveAs(ctx, identity)
 }
 
 // Identity implements cluster.Cluster.
-func (c *Cluster) Identity() cluster.Identity { return c.config.Identity }
+func (c *Cluster) Identity() cluster.Identity {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.identity
+}
 
 // API implements cluster.Cluster.
 func (c *Cluster) API() *cluster.API { return c.api }
@@ -144,6 +209,9 @@ func (c *Cluster) Healthy(ctx context.Context) error {
 
 // Close implements cluster.Cluster. It leaves the files.
 func (c *Cluster) Close(ctx context.Context) error {
+	c.close()
+	c.reconfiguring.Lock() // waits for a restart, which ends now
+	defer c.reconfiguring.Unlock()
 	var clients sync.WaitGroup
 	var errs [3]error
 	clients.Go(func() { errs[0] = c.controllerManager.stop(ctx) })

@@ -11,6 +11,7 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"github.com/oidclab/oidclab/lab/cluster"
+	"github.com/oidclab/oidclab/lab/keys"
 	"github.com/oidclab/oidclab/lab/pki"
 )
 
@@ -19,12 +20,16 @@ const (
 	caFile                = "ca.crt"
 	certFile              = "apiserver.crt"
 	keyFile               = "apiserver.key"
+	signingKeyFile        = "sa.key"
 	authenticationFile    = "authentication.yaml"
 	controllerManagerFile = "controller-manager.kubeconfig"
 	etcdData              = "etcd"
 	etcdSocket            = "etcd.sock"
 	etcdPeerSocket        = "etcd-peer.sock"
 )
+
+// publicKeyFile names the i-th key file, oldest first.
+func publicKeyFile(i int) string { return "sa-" + strconv.Itoa(i) + ".pub" }
 
 // maxSocketPath is what fits into sun_path with its final zero byte (unix(7)).
 const maxSocketPath = 107
@@ -110,6 +115,23 @@ func (f files) write(config Config, port int) (credentials, error) {
 		}},
 		kubeconfig: adminKubeconfig,
 	}, nil
+}
+
+// writeKeys writes the key files of an API server that signs by itself; nil means
+// that it does not.
+func (f files) writeKeys(keyFiles *keys.Files) error {
+	if keyFiles == nil {
+		return nil
+	}
+	if err := os.WriteFile(filepath.Join(f.dir, signingKeyFile), keyFiles.SigningKey, 0o600); err != nil {
+		return err
+	}
+	for i, public := range keyFiles.PublicKeys {
+		if err := os.WriteFile(filepath.Join(f.dir, publicKeyFile(i)), public, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // kubeconfig returns a kubeconfig that needs no other file.

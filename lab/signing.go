@@ -1,0 +1,84 @@
+package lab
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/oidclab/oidclab/lab/clock"
+	"github.com/oidclab/oidclab/lab/cluster"
+	"github.com/oidclab/oidclab/lab/cluster/signer"
+	"github.com/oidclab/oidclab/lab/keys"
+	"github.com/oidclab/oidclab/lab/problem"
+)
+
+// Who signs the tokens of a lab's clusters.
+const (
+	External = "external" // the lab, at the API server's request: keys rotate without a restart
+	Static   = "static"   // the API server, with key files: every change of keys restarts it
+)
+
+// restartTimeout bounds a restart of an API server, kind's included, whose
+// kubelet looks at its manifests every 20 s.
+const restartTimeout = 2 * time.Minute
+
+// startSigning makes a cluster's keys, and serves them if the lab signs.
+func (m *member) startSigning(l *Lab) func(context.Context, *undo) (string, error) {
+	return func(_ context.Context, u *undo) (string, error) {
+		if err := os.MkdirAll(m.dir, 0o700); err != nil {
+			return "", err
+		}
+		var err error
+		if l.spec.Signer == Static {
+			if m.keys, err = keys.NewStatic(clock.System{}, keys.RS256, cluster.MaxTokenLife, m.installKeys); err != nil {
+				return "", err
+			}
+			return "key file of kid " + m.keys.Current().ID, nil
+		}
+		if m.keys, err = keys.New(clock.System{}, keys.RS256); err != nil {
+			return "", err
+		}
+		server, err := signer.Start(signer.Config{Socket: m.socket(), Keys: m.keys, Trace: l.Trace})
+		if err != nil {
+			return "", err
+		}
+		u.add("signer "+m.id, func(context.Context) error { server.Stop(); return nil })
+		return "kid " + m.keys.Current().ID, nil
+	}
+}
+
+func (m *member) socket() string { return filepath.Join(m.dir, "signer.sock") }
+
+// newIdentity returns what the cluster starts with.
+func (l *Lab) newIdentity(m *member) (cluster.Identity, error) {
+	identity := cluster.Identity{ID: m.id, Issuer: m.issuer, JWKSURI: m.jwksURI}
+	if l.spec.Signer != Static {
+		identity.SignerSocket = m.socket()
+		return identity, nil
+	}
+	files, err := m.keys.Files()
+	identity.KeyFiles = &files
+	return identity, err
+}
+
+// installKeys restarts the cluster's API server with other key files. It goes on
+// when whoever asked for it has gone: half a restart helps nobody.
+func (m *member) installKeys(files keys.Files) error {
+	identity := m.cluster.Identity()
+	identity.KeyFiles = &files
+	return m.reconfigure(context.Background(), identity)
+}
+
+func (m *member) reconfigure(ctx context.Context, identity cluster.Identity) error {
+	reconfigurer, ok := m.cluster.(cluster.Reconfigurer)
+	if !ok {
+		return problem.New(problem.Usage, "oidclab status", "the API server of cluster %s is not the lab's to restart", m.id)
+	}
+	ctx, cancel := context.WithTimeout(ctx, restartTimeout)
+	defer cancel()
+	if err := reconfigurer.Reconfigure(ctx, identity); err != nil {
+		return problem.New(problem.NotReady, "oidclab logs", "the API server of cluster %s was restarted, and does not serve what it was to: %w", m.id, err)
+	}
+	return nil
+}
