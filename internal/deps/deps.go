@@ -5,5 +5,4 @@ import (
 	_ "github.com/aws/aws-sdk-go-v2/service/s3"
 	_ "github.com/testcontainers/testcontainers-go"
 	_ "k8s.io/kubernetes/pkg/kubelet/token"
-	_ "sigs.k8s.io/kind/pkg/cluster"
 )
