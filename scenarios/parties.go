@@ -3,6 +3,7 @@ package scenarios
 import (
 	"context"
 	"fmt"
+	"os"
 
 	"github.com/oidclab/oidclab/fixtures"
 	"github.com/oidclab/oidclab/lab"
@@ -10,6 +11,7 @@ import (
 	"github.com/oidclab/oidclab/lab/sts"
 	"github.com/oidclab/oidclab/lab/sts/azure"
 	"github.com/oidclab/oidclab/lab/sts/gcp"
+	"github.com/oidclab/oidclab/lab/sts/oci"
 	"github.com/oidclab/oidclab/lab/sts/stackit"
 )
 
@@ -62,6 +64,9 @@ var (
 	stackitParty = Party{
 		Name: "stackit", Audience: stackit.Audience, Profile: sts.STACKIT(), answers: stackitAnswer, exchange: exchangeSTACKIT,
 	}
+	ociParty = Party{
+		Name: "oci", Audience: fixtures.OCIAudience, Profile: oci.Profile(), answers: ociAnswer, exchange: exchangeOCI,
+	}
 	vaultJWTParty = Party{
 		Name: "vault-jwt", Audience: fixtures.VaultAudience, Needs: []Need{Vault}, RealTime: true, staleKey: badSignature,
 		exchange: exchangeVault(exchange.VaultJWT, func(m lab.AuthMounts) string { return m.JWT }),
@@ -73,11 +78,11 @@ var (
 	kubernetesParty = Party{
 		Name: "kubernetes", Audience: fixtures.ClusterAudience("c2"), Needs: []Need{TwoClusters}, RealTime: true, Lingers: true, staleKey: unauthorized, exchange: exchangeKubernetes,
 	}
-	parties = []Party{genericParty, pureTTLParty, awsParty, gcpParty, azureParty, stackitParty, kubernetesParty, vaultJWTParty, vaultKubernetesParty}
+	parties = []Party{genericParty, pureTTLParty, awsParty, gcpParty, azureParty, stackitParty, ociParty, kubernetesParty, vaultJWTParty, vaultKubernetesParty}
 )
 
 // own are the parties of the lab's token service, which go by the lab clock.
-var own = []Party{genericParty, pureTTLParty, awsParty, gcpParty, azureParty, stackitParty}
+var own = []Party{genericParty, pureTTLParty, awsParty, gcpParty, azureParty, stackitParty, ociParty}
 
 // present returns those of the given parties that the lab has.
 func (s *Session) present(list []Party) []Party {
@@ -248,4 +253,40 @@ func exchangeSTACKIT(ctx context.Context, s *Session, token string) (any, error)
 // stackitAnswer is how STACKIT's identity provider refuses for a reason.
 func stackitAnswer(reason sts.Reason) Expectation {
 	return Expectation{Reason: reason, Status: 401, Code: "invalid_client"}
+}
+
+// ociTarget is the lab's OCI, with the secret of the client that may exchange
+// tokens there.
+func (s *Session) ociTarget() exchange.OCITarget {
+	secret, err := os.ReadFile(s.Info.OCI.ClientSecretFile)
+	s.Must(err)
+	return exchange.OCITarget{URL: s.Info.OCI.URL, ClientID: s.Info.OCI.ClientID, ClientSecret: string(secret), PodURL: s.Info.OCI.PodURL(), Client: s.Web}
+}
+
+func exchangeOCI(ctx context.Context, s *Session, token string) (any, error) {
+	target := s.ociTarget()
+	session, err := exchange.OCI(ctx, target, token)
+	if err != nil {
+		return nil, err
+	}
+	return s.readOCIObject(ctx, target, session)
+}
+
+func (s *Session) readOCIObject(ctx context.Context, target exchange.OCITarget, session exchange.OCIResult) (any, error) {
+	content, err := exchange.ReadOCIObject(ctx, target, session, s.Info.OCI.Namespace, s.Info.OCI.Bucket, s.Info.OCI.Object)
+	return string(content), err
+}
+
+// ociAnswer is how an identity domain refuses for a reason.
+func ociAnswer(reason sts.Reason) Expectation {
+	e := Expectation{Reason: reason, Status: 400, Code: "invalid_grant"}
+	switch reason {
+	case sts.TokenMissing:
+		e.Code = "invalid_request"
+	case sts.RoleUnknown, sts.IssuerNotTrusted:
+		e.Code = "unauthorized_client"
+	case sts.IssuerUnreachable:
+		e.Status, e.Code = 503, "temporarily_unavailable"
+	}
+	return e
 }

@@ -107,6 +107,14 @@ func exchanges(t *testing.T) map[string]func(url string, client *http.Client) er
 				exchange.AWSCredentials{AccessKeyID: "ASIAEXAMPLE", SecretAccessKey: "secret", SessionToken: subjectToken})
 			return err
 		},
+		"oci": func(url string, client *http.Client) error {
+			_, err := exchange.OCI(t.Context(), exchange.OCITarget{URL: url, ClientID: "demo", ClientSecret: "secret", Client: client}, subjectToken)
+			return err
+		},
+		"oci, pod": func(url string, client *http.Client) error {
+			_, err := exchange.OCIPod(t.Context(), exchange.OCITarget{PodURL: url, Client: client}, subjectToken)
+			return err
+		},
 		"generic": func(url string, client *http.Client) error {
 			_, err := exchange.Generic(t.Context(), exchange.GenericTarget{TokenURL: url + "/token", Client: client}, subjectToken)
 			return err
