@@ -36,8 +36,19 @@ func (l *Lab) startAWS(u *undo) error {
 	if err != nil {
 		return err
 	}
-	config := aws.Config{Account: fixtures.AWSAccount, Client: l.client, Clock: l.Clock, Trace: l.Trace}
-	l.info.AWS = AWSInfo{Endpoint: server.URL(), Region: fixtures.AWSRegion, Audience: l.spec.AWS.ClientIDs[0], Roles: map[string]string{}}
+	s3, err := l.listen(u, "s3", 0)
+	if err != nil {
+		return err
+	}
+	config := aws.Config{
+		Account: fixtures.AWSAccount, DisabledRegions: aws.OptInRegions(),
+		Buckets: []aws.Bucket{{Name: fixtures.Bucket, Region: fixtures.AWSRegion, Objects: map[string][]byte{fixtures.Object: []byte(fixtures.ObjectContent)}}},
+		Client:  l.client, Clock: l.Clock, Trace: l.Trace,
+	}
+	l.info.AWS = AWSInfo{
+		Endpoint: server.URL(), S3: s3.URL(), Region: fixtures.AWSRegion, Audience: l.spec.AWS.ClientIDs[0],
+		Bucket: fixtures.Bucket, Object: fixtures.Object, Roles: map[string]string{},
+	}
 	for _, m := range l.members {
 		config.Providers = append(config.Providers, aws.Provider{URL: m.issuer, ClientIDs: l.spec.AWS.ClientIDs})
 		policy, err := fixtures.TrustPolicy(fixtures.AWSAccount, m.issuer, "StringEquals", fixtures.Subject, l.info.AWS.Audience)
@@ -45,12 +56,12 @@ func (l *Lab) startAWS(u *undo) error {
 			return err
 		}
 		name := m.id + "-" + fixtures.ServiceAccount
-		config.Roles = append(config.Roles, aws.Role{Name: name, TrustPolicy: policy})
+		config.Roles = append(config.Roles, aws.Role{Name: name, TrustPolicy: policy, Policy: fixtures.ReadPolicy()})
 		l.info.AWS.Roles[m.id] = aws.RoleARN(fixtures.AWSAccount, name)
 	}
 	for _, role := range l.spec.AWS.Roles {
 		config.Roles = append(config.Roles, aws.Role{
-			Name: role.Name, MaxSessionDuration: role.MaxSessionDuration, TrustPolicy: l.withIssuers(role.TrustPolicy),
+			Name: role.Name, MaxSessionDuration: role.MaxSessionDuration, TrustPolicy: l.withIssuers(role.TrustPolicy), Policy: fixtures.ReadPolicy(),
 		})
 	}
 	handler, err := aws.New(config)
@@ -58,8 +69,14 @@ func (l *Lab) startAWS(u *undo) error {
 		return problem.New(problem.BadConfig, "oidclab up --help shows an example", "%w", err)
 	}
 	server.Serve(handler)
+	s3.Serve(handler.S3())
 	l.parties = append(l.parties, party{name: "aws", cache: sts.AWS().Cache, keys: handler.Core().Cached})
-	l.hosts = append(l.hosts, proxy.Host{Pattern: "sts.amazonaws.com", Handler: handler}, proxy.Host{Pattern: "sts.*.amazonaws.com", Handler: handler})
+	for _, host := range []string{"sts.amazonaws.com", "sts.*.amazonaws.com"} {
+		l.hosts = append(l.hosts, proxy.Host{Pattern: host, Handler: handler})
+	}
+	for _, host := range []string{"s3.amazonaws.com", "s3.*.amazonaws.com", "*.s3.amazonaws.com", "*.s3.*.amazonaws.com"} {
+		l.hosts = append(l.hosts, proxy.Host{Pattern: host, Handler: handler.S3()})
+	}
 	return nil
 }
 

@@ -2,7 +2,6 @@
 package deps
 
 import (
-	_ "github.com/aws/aws-sdk-go-v2/service/s3"
 	_ "github.com/testcontainers/testcontainers-go"
 	_ "k8s.io/kubernetes/pkg/kubelet/token"
 )

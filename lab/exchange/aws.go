@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"time"
 
 	awssdk "github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
@@ -16,9 +18,10 @@ import (
 
 const aws = "aws"
 
-// AWSTarget is a role at an AWS STS endpoint.
+// AWSTarget is a role at an AWS STS endpoint, and the S3 it may use.
 type AWSTarget struct {
 	Endpoint    string // an origin, such as "https://127.0.0.1:41733"
+	S3          string // likewise; GetObject needs nothing else but region and client
 	Region      string
 	RoleARN     string
 	SessionName string        // 2 to 64 characters
@@ -107,13 +110,7 @@ func AWS(ctx context.Context, target AWSTarget, token string) (AWSResult, error)
 // WhoAmI uses credentials (GetCallerIdentity). It makes one request, and up to
 // two more only if the service's clock turns out to be another.
 func WhoAmI(ctx context.Context, target AWSTarget, credentials AWSCredentials) (AWSIdentity, error) {
-	client, err := target.client(awssdk.CredentialsProviderFunc(func(context.Context) (awssdk.Credentials, error) {
-		return awssdk.Credentials{
-			AccessKeyID:     credentials.AccessKeyID,
-			SecretAccessKey: credentials.SecretAccessKey,
-			SessionToken:    credentials.SessionToken,
-		}, nil
-	}))
+	client, err := target.client(credentials.provider())
 	if err != nil {
 		return AWSIdentity{}, err
 	}
@@ -129,6 +126,42 @@ func WhoAmI(ctx context.Context, target AWSTarget, credentials AWSCredentials) (
 		Account: awssdk.ToString(output.Account),
 		ARN:     awssdk.ToString(output.Arn),
 	}, nil
+}
+
+// provider returns the credentials as the SDK wants them.
+func (c AWSCredentials) provider() awssdk.CredentialsProvider {
+	return awssdk.CredentialsProviderFunc(func(context.Context) (awssdk.Credentials, error) {
+		return awssdk.Credentials{AccessKeyID: c.AccessKeyID, SecretAccessKey: c.SecretAccessKey, SessionToken: c.SessionToken}, nil
+	})
+}
+
+// GetObject uses credentials to read an object of at most 1 MiB from S3. It
+// makes as many requests as WhoAmI.
+func GetObject(ctx context.Context, target AWSTarget, credentials AWSCredentials, bucket, key string) ([]byte, error) {
+	if err := secure(aws, target.S3); err != nil {
+		return nil, err
+	}
+	client := s3.New(s3.Options{
+		Region:       target.Region,
+		BaseEndpoint: &target.S3,
+		UsePathStyle: true,
+		Credentials:  credentials.provider(),
+		HTTPClient:   direct(target.Client),
+		Retryer:      clockRetryer{},
+	})
+	output, err := client.GetObject(ctx, &s3.GetObjectInput{Bucket: &bucket, Key: &key})
+	if err != nil {
+		return nil, awsError(err, credentials.SecretAccessKey, credentials.SessionToken)
+	}
+	defer output.Body.Close()
+	content, err := io.ReadAll(io.LimitReader(output.Body, maxAnswer+1))
+	if err != nil {
+		return nil, fmt.Errorf("aws: object %s of bucket %s: %w", key, bucket, err)
+	}
+	if len(content) > maxAnswer {
+		return nil, fmt.Errorf("aws: object %s of bucket %s is longer than %d bytes", key, bucket, maxAnswer)
+	}
+	return content, nil
 }
 
 // client returns the SDK's client. It is not made from the SDK's configuration,

@@ -109,7 +109,7 @@ func (w Workload) aws(ctx context.Context) ([]Variable, error) {
 	variables, err := w.awsIdentity(ctx)
 	// Not AWS_ENDPOINT_URL: the Go SDK's credential chain does not heed it, and
 	// the token would go to the real AWS.
-	return append(variables, Variable{"AWS_ENDPOINT_URL_STS", w.Info.AWS.Endpoint}), err
+	return append(variables, Variable{"AWS_ENDPOINT_URL_STS", w.Info.AWS.Endpoint}, Variable{"AWS_ENDPOINT_URL_S3", w.Info.AWS.S3}), err
 }
 
 func (w Workload) awsIdentity(ctx context.Context) ([]Variable, error) {
@@ -215,7 +215,7 @@ func (w Workload) proxy(ctx context.Context) ([]Variable, error) {
 		{"http_proxy", w.Info.Proxy},
 		{"NO_PROXY", "127.0.0.1,localhost,::1"}, // the Kubernetes API, for one
 		{"no_proxy", "127.0.0.1,localhost,::1"},
-		{"AWS_ENDPOINT_URL_STS", ""}, {"STACKIT_IDP_TOKEN_ENDPOINT", ""},
+		{"AWS_ENDPOINT_URL_STS", ""}, {"AWS_ENDPOINT_URL_S3", ""}, {"STACKIT_IDP_TOKEN_ENDPOINT", ""},
 		{"AZURE_AUTHORITY_HOST", "https://login.microsoftonline.com/"},
 		{"GOOGLE_APPLICATION_CREDENTIALS", google},
 	}, amazon, microsoft, schwarz, w.roots()), nil

@@ -44,7 +44,7 @@ type exchanged struct {
 
 func (a *app) exchangeCommand() *cobra.Command {
 	g := group("exchange", "Exchange a token at a relying party, and use what it gives",
-		a.exchangePartyCommand("aws", "AssumeRoleWithWebIdentity, then GetCallerIdentity, with the AWS SDK", exchangeAWS, func(cmd *cobra.Command, f *exchangeFlags) {
+		a.exchangePartyCommand("aws", "AssumeRoleWithWebIdentity, then GetCallerIdentity and an object of S3, with the AWS SDK", exchangeAWS, func(cmd *cobra.Command, f *exchangeFlags) {
 			cmd.Flags().StringVar(&f.role, "role-arn", "", "role to assume; empty means the lab's for the cluster")
 		}),
 		a.exchangePartyCommand("gcp", "Token exchange, impersonation of a service account, then a bucket, with Google's library", exchangeGCP, func(*cobra.Command, *exchangeFlags) {}),
@@ -175,7 +175,7 @@ func vaultEvent(result exchanged, f exchangeFlags, err error) trace.Event {
 
 func exchangeAWS(ctx context.Context, info lab.Info, client *http.Client, f exchangeFlags) (exchanged, error) {
 	target := exchange.AWSTarget{
-		Endpoint: info.AWS.Endpoint, Region: info.AWS.Region, RoleARN: f.role, SessionName: "oidclab-exchange", Client: client,
+		Endpoint: info.AWS.Endpoint, S3: info.AWS.S3, Region: info.AWS.Region, RoleARN: f.role, SessionName: "oidclab-exchange", Client: client,
 	}
 	if target.RoleARN == "" {
 		target.RoleARN = info.AWS.Roles[f.mint.Cluster]
@@ -185,7 +185,14 @@ func exchangeAWS(ctx context.Context, info lab.Info, client *http.Client, f exch
 		return exchanged{}, err
 	}
 	identity, err := exchange.WhoAmI(ctx, target, result.Credentials)
-	return exchanged{Party: "aws", Credentials: result.Credentials, Use: identity}, err
+	if err != nil {
+		return exchanged{}, err
+	}
+	object, err := exchange.GetObject(ctx, target, result.Credentials, info.AWS.Bucket, info.AWS.Object)
+	return exchanged{Party: "aws", Credentials: result.Credentials, Use: struct {
+		exchange.AWSIdentity
+		Object string
+	}{identity, string(object)}}, err
 }
 
 func exchangeGeneric(ctx context.Context, info lab.Info, client *http.Client, f exchangeFlags) (exchanged, error) {

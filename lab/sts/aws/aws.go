@@ -156,6 +156,15 @@ func New(cfg Config) (*Handler, error) {
 	}, nil
 }
 
+// OptInRegions returns the regions that are disabled in a new account (AWS
+// account management, "Enable or disable AWS Regions in your account").
+func OptInRegions() []string {
+	return []string{
+		"af-south-1", "ap-east-1", "ap-east-2", "ap-south-2", "ap-southeast-3", "ap-southeast-4", "ap-southeast-5", "ap-southeast-6", "ap-southeast-7",
+		"ca-west-1", "eu-central-2", "eu-south-1", "eu-south-2", "il-central-1", "me-central-1", "me-south-1", "mx-central-1",
+	}
+}
+
 // coreRole is the name under which the core knows who may do an action with a
 // role.
 func coreRole(arn, action string) string {
