@@ -219,6 +219,9 @@ func (b *nodeBuild) baseImage(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if size, err := Size(ctx, b.base); size > 0 || err != nil {
+		return err
+	}
 	return b.step("node base image", func() (string, error) {
 		layer, err := tarLayer(b.path("debian", "base.tar"))
 		if err != nil {
@@ -339,7 +342,7 @@ func (b *nodeBuild) images(ctx context.Context) (map[string]map[string]v1.Image,
 		case "pause":
 			continue // kind has another version
 		case "etcd":
-			image, err = b.programImage("bin/etcd/etcd", "/usr/local/bin/etcd", false)
+			image, err = b.programImage("bin/etcd/server", "/usr/local/bin/etcd", false)
 		case "coredns":
 			image, err = b.programImage("bin/coredns/coredns", "/coredns", true)
 		case "kube-proxy":
