@@ -67,12 +67,13 @@ type GCPInfo struct {
 
 // AzureInfo is how Azure's libraries reach the lab's Azure.
 type AzureInfo struct {
-	Authority string            `json:"authority"` // and the blob service
-	Tenant    string            `json:"tenant"`
-	Audience  string            `json:"audience"`
-	Container string            `json:"container"`
-	Blob      string            `json:"blob"`
-	ClientIDs map[string]string `json:"clientIDs"` // of applications, by cluster
+	Authority  string            `json:"authority"`  // and the blob service
+	TokenProxy string            `json:"tokenProxy"` // of applications with EnableAzureProxy
+	Tenant     string            `json:"tenant"`
+	Audience   string            `json:"audience"`
+	Container  string            `json:"container"`
+	Blob       string            `json:"blob"`
+	ClientIDs  map[string]string `json:"clientIDs"` // of applications, by cluster
 }
 
 // STACKITInfo is how STACKIT's SDK reaches the lab's STACKIT.

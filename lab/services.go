@@ -207,8 +207,12 @@ func (l *Lab) startAzure(u *undo) error {
 	if err != nil {
 		return err
 	}
+	tokenProxy, err := l.listen(u, "azure-proxy", 0)
+	if err != nil {
+		return err
+	}
 	l.info.Azure = AzureInfo{
-		Authority: server.URL(), Tenant: fixtures.AzureTenant, Audience: azure.Audience,
+		Authority: server.URL(), TokenProxy: tokenProxy.URL(), Tenant: fixtures.AzureTenant, Audience: azure.Audience,
 		Container: fixtures.Bucket, Blob: fixtures.Object, ClientIDs: map[string]string{},
 	}
 	config := azure.Config{URL: server.URL(), Tenant: fixtures.AzureTenant, Client: l.client, Clock: l.Clock, Trace: l.Trace}
@@ -227,6 +231,7 @@ func (l *Lab) startAzure(u *undo) error {
 		return err
 	}
 	server.Serve(handler)
+	tokenProxy.Serve(handler.TokenProxy())
 	l.parties = append(l.parties, party{name: "azure", cache: sts.Azure().Cache, keys: handler.Core().Cached})
 	l.hosts = append(l.hosts, proxy.Host{Pattern: "login.microsoftonline.com", Handler: handler}, proxy.Host{Pattern: "*.blob.core.windows.net", Handler: handler})
 	return nil

@@ -37,6 +37,7 @@ type report struct {
 var applications = map[string]func(context.Context) (string, error){
 	"http":       getTarget,
 	"aws":        askAWS,
+	"s3":         readS3,
 	"azure":      readBlob,
 	"gcp":        readObject,
 	"gcp-oauth2": readObjectOAuth2,

@@ -38,11 +38,13 @@ type Workload struct {
 	Files   Files
 }
 
-// Proxy is the environment of the zero-override mode. It is not in All, which
-// it would contradict.
-const Proxy = "proxy"
+// Two environments are not in All, which they would contradict.
+const (
+	Proxy      = "proxy"       // the zero-override mode
+	AzureProxy = "azure-proxy" // of applications that set EnableAzureProxy (azidentity)
+)
 
-// All is every environment but Proxy.
+// All is every environment but Proxy and AzureProxy.
 const All = "all"
 
 // environments are all that there are, in the order of All.
@@ -58,6 +60,7 @@ var environments = []struct {
 	{"oci", Workload.oci},
 	{"generic", Workload.generic},
 	{"vault", Workload.vault},
+	{AzureProxy, Workload.azureProxy},
 	{Proxy, Workload.proxy},
 }
 
@@ -76,7 +79,7 @@ func (w Workload) Environment(ctx context.Context, party string) ([]Variable, er
 	var variables []Variable
 	for _, e := range environments {
 		switch {
-		case party == All && e.name != Proxy && w.Info.Absent[e.name] == "":
+		case party == All && e.name != Proxy && e.name != AzureProxy && w.Info.Absent[e.name] == "":
 		case party == e.name:
 		default:
 			continue
@@ -164,6 +167,18 @@ func (w Workload) azure(ctx context.Context) ([]Variable, error) {
 	return append(append(variables, Variable{"AZURE_AUTHORITY_HOST", w.Info.Azure.Authority + "/"}), w.roots()...), err
 }
 
+// azureProxy is for an application with Entra's own authority, whose requests
+// go to the token proxy of its cluster.
+func (w Workload) azureProxy(ctx context.Context) ([]Variable, error) {
+	variables, err := w.azureIdentity(ctx)
+	return slices.Concat(variables, []Variable{
+		{"AZURE_AUTHORITY_HOST", "https://login.microsoftonline.com/"},
+		{"AZURE_KUBERNETES_TOKEN_PROXY", w.Info.Azure.TokenProxy},
+		{"AZURE_KUBERNETES_CA_FILE", w.Files.CA()},
+		{"AZURE_KUBERNETES_CA_DATA", ""}, {"AZURE_KUBERNETES_SNI_NAME", ""},
+	}, w.roots()), err // the roots are for the storage account
+}
+
 func (w Workload) azureIdentity(ctx context.Context) ([]Variable, error) {
 	file, err := w.Files.Token(ctx, w.Info.Azure.Audience)
 	return []Variable{
@@ -208,6 +223,10 @@ func (w Workload) proxy(ctx context.Context) ([]Variable, error) {
 	if err != nil {
 		return nil, err
 	}
+	oracle, err := w.ociIdentity(ctx)
+	if err != nil {
+		return nil, err
+	}
 	return slices.Concat([]Variable{
 		{"HTTPS_PROXY", w.Info.Proxy},
 		{"https_proxy", w.Info.Proxy},
@@ -218,7 +237,7 @@ func (w Workload) proxy(ctx context.Context) ([]Variable, error) {
 		{"AWS_ENDPOINT_URL_STS", ""}, {"AWS_ENDPOINT_URL_S3", ""}, {"STACKIT_IDP_TOKEN_ENDPOINT", ""},
 		{"AZURE_AUTHORITY_HOST", "https://login.microsoftonline.com/"},
 		{"GOOGLE_APPLICATION_CREDENTIALS", google},
-	}, amazon, microsoft, schwarz, w.roots()), nil
+	}, amazon, microsoft, schwarz, oracle, w.roots()), nil
 }
 
 func (w Workload) generic(ctx context.Context) ([]Variable, error) {

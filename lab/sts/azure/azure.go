@@ -88,6 +88,7 @@ type Container struct {
 type Handler struct {
 	http.Handler
 
+	entra      http.Handler // without the storage account
 	service    *tokenservice.Service
 	tenant     string
 	apps       map[string][]FederatedCredential // by client id
@@ -119,13 +120,18 @@ func New(cfg Config) (*Handler, error) {
 	if h.storage, err = h.newStorage(cfg.Containers); err != nil {
 		return nil, fmt.Errorf("azure: %w", err)
 	}
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /common/discovery/instance", h.serveInstance)
-	mux.HandleFunc("GET /{tenant}/v2.0/.well-known/openid-configuration", h.serveConfiguration)
-	mux.HandleFunc("GET /{tenant}/discovery/v2.0/keys", h.serveKeys)
-	mux.HandleFunc("/{tenant}/oauth2/v2.0/token", h.serveToken)
-	mux.HandleFunc("/", h.serveBlob)
-	h.Handler = service.AtLabTime(mux)
+	all, entra := http.NewServeMux(), http.NewServeMux()
+	for pattern, serve := range map[string]http.HandlerFunc{
+		"GET /common/discovery/instance":                      h.serveInstance,
+		"GET /{tenant}/v2.0/.well-known/openid-configuration": h.serveConfiguration,
+		"GET /{tenant}/discovery/v2.0/keys":                   h.serveKeys,
+		"/{tenant}/oauth2/v2.0/token":                         h.serveToken,
+	} {
+		all.HandleFunc(pattern, serve)
+		entra.HandleFunc(pattern, serve)
+	}
+	all.HandleFunc("/", h.serveBlob)
+	h.Handler, h.entra = service.AtLabTime(all), service.AtLabTime(entra)
 	return h, nil
 }
 

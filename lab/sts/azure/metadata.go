@@ -23,6 +23,23 @@ func (h *Handler) authority(r *http.Request) string {
 	return h.service.URL
 }
 
+// TokenProxy returns a handler for the root of a listener of its own: the proxy
+// of Kubernetes clusters that an application turns to instead of Entra if it
+// sets EnableAzureProxy and finds AZURE_KUBERNETES_TOKEN_PROXY (azidentity,
+// WorkloadIdentityCredentialOptions). Its requests name Entra in their Host
+// header, or else the authority that the application has. No other host is
+// answered for.
+func (h *Handler) TokenProxy() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Host != publicHost && "https://"+r.Host != h.service.URL {
+			tokenservice.SetDate(w, h.service.Clock)
+			http.Error(w, "this is the token proxy of "+publicHost, http.StatusMisdirectedRequest)
+			return
+		}
+		h.entra.ServeHTTP(w, r)
+	})
+}
+
 // checkTenant says why a path's tenant is not the one there is.
 func (h *Handler) checkTenant(tenant string) *aadError {
 	if strings.EqualFold(tenant, h.tenant) {

@@ -23,10 +23,12 @@ import (
 )
 
 // The modes of the application: withOption has the one option for which there is
-// no environment variable, production none at all.
+// no environment variable, production none at all, and behindProxy turns to the
+// token proxy of its cluster.
 const (
-	withOption = "with an option"
-	production = "production"
+	withOption  = "with an option"
+	production  = "production"
+	behindProxy = "behind a token proxy"
 )
 
 // report is what the application saw, one JSON line for each line it was sent.
@@ -42,8 +44,11 @@ type report struct {
 // storage client has it. It reads the blob that each line names.
 func application(mode string) (func(string) any, error) {
 	options := &azidentity.WorkloadIdentityCredentialOptions{DisableInstanceDiscovery: true}
-	if mode == production {
+	switch mode {
+	case production:
 		options = nil
+	case behindProxy:
+		options = &azidentity.WorkloadIdentityCredentialOptions{EnableAzureProxy: true}
 	}
 	credential, err := azidentity.NewWorkloadIdentityCredential(options)
 	if err != nil {
@@ -159,6 +164,78 @@ func TestSDKInProduction(t *testing.T) {
 	slices.Sort(seen)
 	if !slices.Equal(slices.Compact(seen), want) {
 		t.Errorf("the service saw %q, want %q", seen, want)
+	}
+}
+
+// TestSDKBehindTokenProxy runs an application with EnableAzureProxy, whose
+// authority is Entra's own.
+func TestSDKBehindTokenProxy(t *testing.T) {
+	d := newDirectory(t)
+	const name = "proxy.aks.example"
+	proxy := d.Listen(t, name)
+	var mu sync.Mutex
+	var seen []string
+	proxy.Serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		seen = append(seen, r.Method+" "+r.Host+r.URL.Path+" "+r.TLS.ServerName)
+		mu.Unlock()
+		d.handler.TokenProxy().ServeHTTP(w, r)
+	}))
+	start := func(token string) *ststest.Application {
+		return d.Start(t, behindProxy, token, func(files ststest.Files) []string {
+			return []string{
+				"AZURE_AUTHORITY_HOST=https://" + publicHost + "/",
+				"AZURE_CLIENT_ID=" + testClient,
+				"AZURE_FEDERATED_TOKEN_FILE=" + files.Token,
+				"AZURE_KUBERNETES_CA_FILE=" + files.CA,
+				"AZURE_KUBERNETES_SNI_NAME=" + name,
+				"AZURE_KUBERNETES_TOKEN_PROXY=" + proxy.URL(),
+				"AZURE_TENANT_ID=" + testTenant,
+				"SSL_CERT_FILE=" + files.CA, // for the storage account
+				"HTTPS_PROXY=http://127.0.0.1:1",
+			}
+		})
+	}
+	if got := d.readAs(t, start(d.token(t, nil))); got.Status != http.StatusOK || got.Content != testContent {
+		t.Fatalf("got %+v", got)
+	}
+	if got := d.readAs(t, start(d.token(t, map[string]any{"sub": otherSubject}))); got.Status != http.StatusUnauthorized || !strings.Contains(got.Error, "AADSTS700213") {
+		t.Errorf("another subject: %+v", got)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	want := []string{
+		"GET " + publicHost + "/" + testTenant + "/v2.0/.well-known/openid-configuration " + name,
+		"GET " + publicHost + "/common/discovery/instance " + name,
+		"POST " + publicHost + "/" + testTenant + "/oauth2/v2.0/token " + name,
+	}
+	slices.Sort(seen)
+	if !slices.Equal(slices.Compact(seen), want) {
+		t.Errorf("the proxy saw %q, want %q", seen, want)
+	}
+}
+
+// TestTokenProxy is what the proxy is not for.
+func TestTokenProxy(t *testing.T) {
+	d := newDirectory(t)
+	proxy := d.Listen(t)
+	proxy.Serve(d.handler.TokenProxy())
+	configuration := "/" + testTenant + "/v2.0/.well-known/openid-configuration"
+	for _, test := range []struct {
+		name, host, path string
+		status           int
+	}{
+		{"control", publicHost, configuration, http.StatusOK},
+		{"the lab's own authority", strings.TrimPrefix(d.url, "https://"), configuration, http.StatusOK},
+		{"another host", "login.example.com", configuration, http.StatusMisdirectedRequest},
+		{"no host but its own", "", configuration, http.StatusMisdirectedRequest},
+		{"a blob", publicHost, "/demo/a/hello.txt", http.StatusNotFound},
+	} {
+		request := ststest.Request(t, http.MethodGet, proxy.URL()+test.path, "")
+		request.Host = test.host
+		if status, _, body := d.Do(t, request); status != test.status {
+			t.Errorf("%s: %d %s, want %d", test.name, status, body, test.status)
+		}
 	}
 }
 
