@@ -1,0 +1,158 @@
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/oidclab/oidclab/lab"
+	"github.com/oidclab/oidclab/lab/problem"
+)
+
+// requireKind, set to 1, makes a machine where the kind engine can't work a
+// failure instead of skips.
+const requireKind = "OIDCLAB_REQUIRE_KIND"
+
+// kindLimit bounds what takes seconds, on a machine that does other things too.
+const kindLimit = 4 * time.Minute
+
+// needKind ends a test where the kind engine can't work.
+func needKind(t testing.TB, u *user) {
+	t.Helper()
+	doctor := u.run(t, "doctor", "--engine", "kind")
+	if doctor.code == 0 {
+		return
+	}
+	if os.Getenv(requireKind) == "1" {
+		t.Fatalf("%s=1: %s", requireKind, doctor)
+	}
+	doctor.want(t, int(problem.EnvironmentMissing))
+	var missing []string
+	for line := range strings.Lines(doctor.stdout) {
+		if strings.HasPrefix(line, "missing") && strings.Contains(line, " kind ") {
+			missing = append(missing, strings.Join(strings.Fields(line), " "))
+		}
+	}
+	t.Skip("the kind engine can't work here: ", strings.Join(missing, "; "))
+}
+
+// dockerObjects returns the containers, networks and volumes of Docker.
+func dockerObjects(t testing.TB) []string {
+	t.Helper()
+	var all []string
+	for _, args := range [][]string{
+		{"ps", "--all", "--format", "container {{.Names}}"},
+		{"network", "ls", "--format", "network {{.Name}}"},
+		{"volume", "ls", "--format", "volume {{.Name}}"},
+	} {
+		out, err := exec.Command("docker", args...).Output()
+		if err != nil {
+			t.Fatalf("docker %s: %v", args[0], err)
+		}
+		for line := range strings.Lines(string(out)) {
+			all = append(all, strings.TrimSpace(line))
+		}
+	}
+	return all
+}
+
+// newObjects returns what of Docker was not there before.
+func newObjects(t testing.TB, before []string) []string {
+	t.Helper()
+	return slices.DeleteFunc(dockerObjects(t), func(o string) bool { return slices.Contains(before, o) })
+}
+
+// TestKind is the life of a lab whose cluster has a node: it does what others
+// do, and is cleaned up after whatever happens to its supervisor.
+func TestKind(t *testing.T) {
+	u := newUser(t)
+	needKind(t, u)
+	before := dockerObjects(t)
+	t.Cleanup(func() {
+		u.start(t, "", "down", "--name", labName).wait(t, kindLimit)
+		if left := newObjects(t, before); len(left) > 0 {
+			t.Errorf("left behind: %q", left)
+		}
+	})
+
+	info := u.upKind(t)
+	if left := newObjects(t, before); len(left) < 3 {
+		t.Errorf("control: a node, its volume and its network are not there: %q", left)
+	}
+	front, err := url.Parse(info.Front)
+	if err != nil || front.Hostname() == "127.0.0.1" {
+		t.Errorf("the front is at %s (%v), where no pod reaches it", info.Front, err)
+	}
+	u.start(t, "", "up", "--engine", "kind", "--name", labName).wait(t, kindLimit).want(t, 0, "up already")
+	u.run(t, "up", "--engine", "embedded", "--name", labName).want(t, int(problem.Conflict), "kind engine")
+	for _, party := range []string{"aws", "generic"} {
+		u.run(t, "exchange", party, "--name", labName).want(t, 0)
+	}
+	u.start(t, "", "scenarios", "run", "--name", labName, "--label-filter", "generic").wait(t, kindLimit).want(t, 0)
+
+	t.Run("supervisor killed, then up", func(t *testing.T) {
+		u.killSupervisor(t)
+		if left := newObjects(t, before); len(left) < 3 {
+			t.Errorf("control: the kill has cleaned up: %q", left)
+		}
+		u.upKind(t)
+		u.run(t, "exchange", "aws", "--name", labName).want(t, 0)
+	})
+	t.Run("supervisor killed, then down", func(t *testing.T) {
+		u.killSupervisor(t)
+		u.start(t, "", "down", "--name", labName).wait(t, kindLimit).want(t, 0)
+		if left := newObjects(t, before); len(left) > 0 {
+			t.Errorf("left behind: %q", left)
+		}
+		u.run(t, "down", "--name", labName).want(t, 0, "nothing to remove")
+	})
+	t.Run("interrupted", func(t *testing.T) {
+		up := u.start(t, "", "up", "--engine", "kind", "--name", labName)
+		mustAwait(t, kindLimit, "a node", func() error {
+			if up.ended() {
+				return fmt.Errorf("up has ended: %s", up.result)
+			}
+			if !slices.ContainsFunc(newObjects(t, before), func(o string) bool { return strings.HasSuffix(o, "-control-plane") }) {
+				return errors.New("there is no node")
+			}
+			return nil
+		})
+		if err := up.command.Process.Signal(syscall.SIGINT); err != nil {
+			t.Fatal(err)
+		}
+		up.wait(t, kindLimit).want(t, int(problem.Interrupted))
+		if left := newObjects(t, before); len(left) > 0 {
+			t.Errorf("left behind: %q", left)
+		}
+	})
+}
+
+func (u *user) upKind(t testing.TB) lab.Info {
+	t.Helper()
+	r := u.start(t, "", "up", "--engine", "kind", "--name", labName, "-o", "json").wait(t, kindLimit).want(t, 0)
+	var info lab.Info
+	decode(t, r, &info)
+	return info
+}
+
+func (u *user) killSupervisor(t testing.TB) {
+	t.Helper()
+	status, r := u.status(t, "--name", labName)
+	r.want(t, 0)
+	if err := syscall.Kill(status.PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	mustAwait(t, cleanLimit, "the end of the supervisor", func() error {
+		if _, r := u.status(t, "--name", labName); r.code != int(problem.NotRunning) {
+			return errors.New(r.String())
+		}
+		return nil
+	})
+}
