@@ -3,6 +3,7 @@ package images
 import (
 	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
@@ -293,12 +294,16 @@ func (b *nodeBuild) release(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	out, err := os.Create(b.path("kubernetes.tar"))
+	out, err := os.Create(b.path("kubernetes.tar.gz"))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, out.Close()) }()
-	w := tar.NewWriter(out)
+	compressed, err := gzip.NewWriterLevel(out, gzip.NoCompression) // kind wants gzip; nothing is carried anywhere
+	if err != nil {
+		return err
+	}
+	w := tar.NewWriter(compressed)
 	if err := errors.Join(w.WriteHeader(&tar.Header{Name: "kubernetes/version", Mode: 0o644, Size: int64(len(b.version))}), second(w.Write([]byte(b.version)))); err != nil {
 		return err
 	}
@@ -313,7 +318,7 @@ func (b *nodeBuild) release(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	return w.Close()
+	return errors.Join(w.Close(), compressed.Close())
 }
 
 // images returns the images of a node, by archive and reference.
@@ -432,7 +437,7 @@ func (b *nodeBuild) nodeImage(ctx context.Context) (err error) {
 			_, err = docker(undo, "image", "rm", b.base)
 		}
 	}()
-	args := append(b.Command[1:len(b.Command):len(b.Command)], b.base, b.ref, b.path("kubernetes.tar"))
+	args := append(b.Command[1:len(b.Command):len(b.Command)], b.base, b.ref, b.path("kubernetes.tar.gz"))
 	command := b.command(ctx, b.dir, b.Command[0], args...)
 	command.Env = append(command.Environ(), "TMPDIR="+temporary)
 	return b.wait(ctx, command)
