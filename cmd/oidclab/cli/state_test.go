@@ -322,3 +322,67 @@ func TestLogs(t *testing.T) {
 		t.Errorf("got %s, want %s", logs["c2/etcd"], want)
 	}
 }
+
+// Docker and Kubernetes take the name as part of host names.
+func TestNetworkName(t *testing.T) {
+	longest := strings.Repeat("a", 32)
+	first, err := newStateDir("/home/one", longest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := newStateDir("/home/two", longest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if first.network() == second.network() {
+		t.Errorf("labs of two users share the network %s", first.network())
+	}
+	if first.network() != first.network() || !strings.Contains(first.network(), longest) {
+		t.Errorf("got %s", first.network())
+	}
+	if host := first.network() + "-c9-control-plane"; len(host) > 63 {
+		t.Errorf("%s has %d bytes, and a host name 63", host, len(host))
+	}
+}
+
+// Only labs that may have containers need a container engine to go down, and
+// they are not forgotten while there is none.
+func TestReap(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	dir, err := newStateDir(t.TempDir(), "reap")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lock, err := dir.acquire()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = lock.Close() }()
+	if err := dir.reap(t.Context()); err != nil {
+		t.Errorf("control: a lab without containers: %v", err)
+	}
+	if err := dir.markContainers(); err != nil {
+		t.Fatal(err)
+	}
+	if err := dir.reap(t.Context()); kindOf(err) != problem.EnvironmentMissing || !strings.Contains(err.Error(), "lab reap") {
+		t.Errorf("got %v", err)
+	}
+	if _, err := os.Stat(dir.containersFile()); err != nil {
+		t.Errorf("the lab's containers are forgotten: %v", err)
+	}
+}
+
+func TestCheckEngine(t *testing.T) {
+	for _, c := range []struct {
+		engine, image string
+		want          problem.Kind // 0 means none
+	}{
+		{"auto", "", 0}, {"embedded", "", 0}, {"kind", "", 0}, {"kind", "kindest/node:v1", 0}, {"auto", "kindest/node:v1", 0},
+		{"embedded", "kindest/node:v1", problem.Usage}, {"docker", "", problem.Usage}, {"", "", problem.Usage},
+	} {
+		err := checkEngine(c.engine, c.image)
+		if (err != nil) != (c.want != 0) || err != nil && kindOf(err) != c.want {
+			t.Errorf("%+v: got %v", c, err)
+		}
+	}
+}
