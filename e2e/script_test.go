@@ -34,6 +34,7 @@ func TestLab(t *testing.T) {
 		t.Run(name(file), func(t *testing.T) { runScript(t, u, file) })
 	}
 	t.Run("aws sdk", func(t *testing.T) { testSDK(t, u, info) })
+	t.Run("oci sdk", func(t *testing.T) { testOCI(t, u, info) })
 	t.Run("secrets", func(t *testing.T) { testSecrets(t, u, info) })
 }
 

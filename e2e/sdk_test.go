@@ -21,6 +21,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 	awssdk "github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/stackitcloud/stackit-sdk-go/core/auth"
 	stackitconfig "github.com/stackitcloud/stackit-sdk-go/core/config"
@@ -40,7 +41,9 @@ func application() int {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	use := map[string]func(context.Context, string) (string, error){
-		"aws": whoAmI, "gcp": fetchAsGoogle, "azure": fetchAsAzure, "azure, production": fetchAsAzureByDefault, "stackit": fetchAsSTACKIT,
+		"aws": whoAmI, "s3": readObject, "gcp": fetchAsGoogle, "stackit": fetchAsSTACKIT,
+		"azure": fetchAsAzure, "azure, production": fetchAsAzureByDefault, "azure, token proxy": fetchAsAzureByProxy,
+		"oci": readAsServiceUser, "oci, pod": readAsPodOfOKE,
 		"nobody": func(ctx context.Context, url string) (string, error) { return fetch(ctx, http.DefaultClient, url, "") },
 	}[os.Getenv(applicationVariable)]
 	got, err := use(ctx, os.Args[1])
@@ -65,6 +68,23 @@ func whoAmI(ctx context.Context, _ string) (string, error) {
 	return awssdk.ToString(answer.Arn), nil
 }
 
+// readObject reads the object of S3 whose bucket and key are given, with the
+// default credential chain.
+func readObject(ctx context.Context, path string) (string, error) {
+	cfg, err := config.LoadDefaultConfig(ctx)
+	if err != nil {
+		return "", err
+	}
+	bucket, key, _ := strings.Cut(path, "/")
+	output, err := s3.NewFromConfig(cfg).GetObject(ctx, &s3.GetObjectInput{Bucket: &bucket, Key: &key})
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = output.Body.Close() }()
+	content, err := io.ReadAll(output.Body)
+	return string(content), err
+}
+
 // fetchAsGoogle uses the application default credentials.
 func fetchAsGoogle(ctx context.Context, url string) (string, error) {
 	found, err := googlecredentials.DetectDefault(&googlecredentials.DetectOptions{Scopes: []string{"https://www.googleapis.com/auth/cloud-platform"}})
@@ -81,6 +101,15 @@ func fetchAsGoogle(ctx context.Context, url string) (string, error) {
 // fetchAsAzure uses workload identity against an authority that is not Microsoft's.
 func fetchAsAzure(ctx context.Context, url string) (string, error) {
 	credential, err := azidentity.NewWorkloadIdentityCredential(&azidentity.WorkloadIdentityCredentialOptions{DisableInstanceDiscovery: true})
+	if err != nil {
+		return "", err
+	}
+	return fetchWith(ctx, credential, url)
+}
+
+// fetchAsAzureByProxy uses workload identity by the token proxy of a cluster.
+func fetchAsAzureByProxy(ctx context.Context, url string) (string, error) {
+	credential, err := azidentity.NewWorkloadIdentityCredential(&azidentity.WorkloadIdentityCredentialOptions{EnableAzureProxy: true})
 	if err != nil {
 		return "", err
 	}
@@ -158,10 +187,13 @@ func testSDK(t *testing.T, u *user, info lab.Info) {
 	const object, project = "/storage/v1/b/demo/o/greeting?alt=media", "/v2/projects/" + fixtures.STACKITProject
 	for _, test := range []struct{ party, sdk, url, want, refusal string }{
 		{"aws", "aws", "-", assumed, "AccessDenied"},
+		{"aws", "s3", "demo/greeting", fixtures.ObjectContent, "AccessDenied"},
 		{"gcp", "gcp", info.GCP.URL + object, fixtures.ObjectContent, "IAM_PERMISSION_DENIED"},
 		{"azure", "azure", info.Azure.Authority + "/demo/greeting", fixtures.ObjectContent, "AADSTS700213"},
+		{"azure-proxy", "azure, token proxy", info.Azure.Authority + "/demo/greeting", fixtures.ObjectContent, "AADSTS700213"},
 		{"stackit", "stackit", info.STACKIT.URL + project, fixtures.STACKITProject, "does not satisfy the assertions"},
 		{"proxy", "aws", "-", assumed, "AccessDenied"},
+		{"proxy", "s3", "demo/greeting", fixtures.ObjectContent, "AccessDenied"},
 		{"proxy", "gcp", "https://storage.googleapis.com" + object, fixtures.ObjectContent, "IAM_PERMISSION_DENIED"},
 		{"proxy", "azure, production", "https://demo.blob.core.windows.net/demo/greeting", fixtures.ObjectContent, "AADSTS700213"},
 		{"proxy", "stackit", "https://resource-manager.api.stackit.cloud" + project, fixtures.STACKITProject, "does not satisfy the assertions"},

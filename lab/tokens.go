@@ -99,8 +99,8 @@ func (l *Lab) Verify(ctx context.Context, r VerifyRequest) (sts.Verdict, error) 
 
 // audiences are those that some relying party of the lab accepts.
 func (l *Lab) audiences() []string {
-	return slices.Concat(l.spec.AWS.ClientIDs, l.spec.Generic.Audiences, []string{fixtures.VaultAudience, l.info.Azure.Audience, l.info.STACKIT.Audience},
-		slices.Sorted(maps.Values(l.info.GCP.Audiences)))
+	return slices.Concat(l.spec.AWS.ClientIDs, l.spec.Generic.Audiences, []string{fixtures.VaultAudience, l.info.Azure.Audience, l.info.STACKIT.Audience, l.info.OCI.Audience},
+		slices.Sorted(maps.Values(l.info.GCP.Audiences)), slices.Sorted(maps.Values(l.info.OCI.PodAudiences)))
 }
 
 // The life of the tokens in token files, and how often they are looked after.

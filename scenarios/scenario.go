@@ -44,7 +44,7 @@ var (
 func All() []Scenario {
 	var all []Scenario
 	for _, theme := range []func() []Scenario{
-		discovery, tokens, journeys, refusals, credentials, expiry, rotation, revocation, webhooks,
+		discovery, tokens, journeys, refusals, credentials, ociSessions, expiry, rotation, revocation, webhooks,
 	} {
 		all = append(all, theme()...)
 	}

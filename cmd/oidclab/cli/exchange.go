@@ -30,7 +30,7 @@ type exchangeFlags struct {
 	showTrace  bool
 	party      string // generic
 	role       string // aws, vault
-	method     string // vault
+	method     string // vault, oci
 	wholeToken string // the token that was exchanged
 }
 
@@ -50,6 +50,9 @@ func (a *app) exchangeCommand() *cobra.Command {
 		a.exchangePartyCommand("gcp", "Token exchange, impersonation of a service account, then a bucket, with Google's library", exchangeGCP, func(*cobra.Command, *exchangeFlags) {}),
 		a.exchangePartyCommand("azure", "Client assertion, then a blob, with azidentity", exchangeAzure, func(*cobra.Command, *exchangeFlags) {}),
 		a.exchangePartyCommand("stackit", "Client assertion, then a project, with STACKIT's SDK", exchangeSTACKIT, func(*cobra.Command, *exchangeFlags) {}),
+		a.exchangePartyCommand("oci", "Token exchange for a session, then an object, with requests that Oracle's SDK signs", exchangeOCI, func(cmd *cobra.Command, f *exchangeFlags) {
+			cmd.Flags().StringVar(&f.method, "method", "upst", "how: upst (identity domain) or pod (as a pod of OKE, with a token for the API server)")
+		}),
 		a.exchangePartyCommand("generic", "RFC 8693 token exchange, then a request to a protected resource", exchangeGeneric, func(cmd *cobra.Command, f *exchangeFlags) {
 			cmd.Flags().StringVar(&f.party, "party", "generic", "the relying party: generic, or pure-ttl which keeps keys for an hour, come what may")
 		}),
@@ -68,16 +71,21 @@ func (a *app) exchangeCommand() *cobra.Command {
 type exchangeFunc func(ctx context.Context, info lab.Info, client *http.Client, f exchangeFlags) (exchanged, error)
 
 // audienceOf returns the audience that tokens for a party need.
-func audienceOf(party, cluster string, info lab.Info) (string, error) {
+func audienceOf(party string, f exchangeFlags, info lab.Info) (string, error) {
 	switch party {
 	case "aws":
 		return info.AWS.Audience, nil
 	case "gcp":
-		return info.GCP.Audiences[cluster], nil
+		return info.GCP.Audiences[f.mint.Cluster], nil
 	case "azure":
 		return info.Azure.Audience, nil
 	case "stackit":
 		return info.STACKIT.Audience, nil
+	case "oci":
+		if f.method == ociPod {
+			return info.OCI.PodAudiences[f.mint.Cluster], nil
+		}
+		return info.OCI.Audience, nil
 	case "generic":
 		return info.Generic.Audience, nil
 	}
@@ -96,7 +104,7 @@ func (a *app) exchangePartyCommand(party, short string, do exchangeFunc, flags f
 				if _, err := findCluster(status.Info, f.mint.Cluster); err != nil {
 					return err
 				}
-				audience, err := audienceOf(party, f.mint.Cluster, status.Info)
+				audience, err := audienceOf(party, f, status.Info)
 				if err != nil {
 					return err
 				}
@@ -243,6 +251,36 @@ func exchangeSTACKIT(ctx context.Context, info lab.Info, client *http.Client, f 
 	return exchanged{Party: "stackit", Credentials: result, Use: project}, err
 }
 
+// ociPod is the method of OCI that pods of OKE use.
+const ociPod = "pod"
+
+func exchangeOCI(ctx context.Context, info lab.Info, client *http.Client, f exchangeFlags) (exchanged, error) {
+	secret, err := os.ReadFile(info.OCI.ClientSecretFile)
+	if err != nil {
+		return exchanged{}, environment(err)
+	}
+	target := exchange.OCITarget{
+		URL: info.OCI.URL, ClientID: info.OCI.ClientID, ClientSecret: string(secret), PodURL: info.OCI.PodURL(), Client: client,
+	}
+	do := exchange.OCI
+	switch f.method {
+	case "upst":
+	case ociPod:
+		if info.OCI.PodHost == "" {
+			return exchanged{}, problem.New(problem.EnvironmentMissing, "oidclab down the lab that has the port, then up", "lab %s has no endpoint for pods of OKE: %s", info.Name, info.Absent[lab.OKEPods])
+		}
+		do = exchange.OCIPod
+	default:
+		return exchanged{}, problem.New(problem.Usage, "oidclab exchange oci --help", "there is no method %q, but upst and pod", f.method)
+	}
+	session, err := do(ctx, target, f.wholeToken)
+	if err != nil {
+		return exchanged{}, err
+	}
+	content, err := exchange.ReadOCIObject(ctx, target, session, info.OCI.Namespace, info.OCI.Bucket, info.OCI.Object)
+	return exchanged{Party: "oci", Credentials: session, Use: string(content)}, err
+}
+
 func exchangeVault(ctx context.Context, info lab.Info, client *http.Client, f exchangeFlags) (exchanged, error) {
 	mounts := info.Vault.Mounts[f.mint.Cluster]
 	target := exchange.VaultTarget{Address: info.Vault.Address, Role: f.role, Client: client}
@@ -290,6 +328,8 @@ func (a *app) showExchanged(result exchanged) error {
 		a.printf("access token until %s\n", c.Expiry.UTC().Format(time.RFC3339))
 	case exchange.STACKITResult:
 		a.printf("access token until %s\n", c.Expiry.UTC().Format(time.RFC3339))
+	case exchange.OCIResult:
+		a.printf("session until %s\n", c.Expiry.UTC().Format(time.RFC3339))
 	case exchange.VaultResult:
 		a.printf("vault token with policies %v\n", c.Policies)
 	}

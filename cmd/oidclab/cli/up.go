@@ -248,6 +248,10 @@ func (a *app) showInfo(info lab.Info) error {
 	row("gcp", info.GCP.URL)
 	row("azure", info.Azure.Authority)
 	row("stackit", info.STACKIT.TokenURL)
+	row("oci", info.OCI.URL)
+	if info.OCI.PodHost != "" {
+		row("oke", info.OCI.PodURL())
+	}
 	for _, party := range info.Generic.Parties {
 		row(party.Name, party.TokenURL)
 	}
