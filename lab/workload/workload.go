@@ -8,7 +8,9 @@ package workload
 
 import (
 	"context"
+	"net/url"
 	"slices"
+	"strings"
 
 	"github.com/oidclab/oidclab/lab"
 	"github.com/oidclab/oidclab/lab/problem"
@@ -232,12 +234,22 @@ func (w Workload) proxy(ctx context.Context) ([]Variable, error) {
 		{"https_proxy", w.Info.Proxy},
 		{"HTTP_PROXY", w.Info.Proxy}, // refuses, and records
 		{"http_proxy", w.Info.Proxy},
-		{"NO_PROXY", "127.0.0.1,localhost,::1"}, // the Kubernetes API, for one
-		{"no_proxy", "127.0.0.1,localhost,::1"},
+		{"NO_PROXY", w.direct()}, // the Kubernetes API, for one
+		{"no_proxy", w.direct()},
 		{"AWS_ENDPOINT_URL_STS", ""}, {"AWS_ENDPOINT_URL_S3", ""}, {"STACKIT_IDP_TOKEN_ENDPOINT", ""},
 		{"AZURE_AUTHORITY_HOST", "https://login.microsoftonline.com/"},
 		{"GOOGLE_APPLICATION_CREDENTIALS", google},
 	}, amazon, microsoft, schwarz, oracle, w.roots()), nil
+}
+
+// direct are the hosts that are reached without the proxy: this machine's, and
+// where the lab's own servers are.
+func (w Workload) direct() string {
+	hosts := []string{"127.0.0.1", "localhost", "::1"}
+	if front, err := url.Parse(w.Info.Front); err == nil && front.Hostname() != "" && !slices.Contains(hosts, front.Hostname()) {
+		hosts = append(hosts, front.Hostname())
+	}
+	return strings.Join(hosts, ",")
 }
 
 func (w Workload) generic(ctx context.Context) ([]Variable, error) {
