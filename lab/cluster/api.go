@@ -63,19 +63,23 @@ type TokenRequest struct {
 	Audiences      []string      // none means the API server's own
 	Expiration     time.Duration // 0 means the API server's default, 1 h; it refuses less than 600 s
 	Pod            string        // binds the token to this pod of the service account; "" binds to the service account only
+	Node           string        // binds the token to this node instead of a pod (KEP-4193)
 }
 
 // Token has the API server issue a token (TokenRequest API,
-// POST .../serviceaccounts/{name}/token). The account, and the pod if one is
-// named, must exist.
+// POST .../serviceaccounts/{name}/token). The account, and the pod or node if one
+// is named, must exist.
 func (a *API) Token(ctx context.Context, request TokenRequest) (string, error) {
 	review := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{Audiences: request.Audiences}}
 	if request.Expiration != 0 {
 		seconds := int64(request.Expiration / time.Second)
 		review.Spec.ExpirationSeconds = &seconds
 	}
-	if request.Pod != "" {
+	switch {
+	case request.Pod != "":
 		review.Spec.BoundObjectRef = &authenticationv1.BoundObjectReference{Kind: "Pod", APIVersion: "v1", Name: request.Pod}
+	case request.Node != "":
+		review.Spec.BoundObjectRef = &authenticationv1.BoundObjectReference{Kind: "Node", APIVersion: "v1", Name: request.Node}
 	}
 	issued, err := a.kubernetes.CoreV1().ServiceAccounts(request.Namespace).
 		CreateToken(ctx, request.ServiceAccount, review, metav1.CreateOptions{})

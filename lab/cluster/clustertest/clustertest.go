@@ -1,5 +1,5 @@
 // Package clustertest is the conformance suite of clusters: what holds for every
-// engine.
+// engine and for both ways to sign, by the external signer and with key files.
 package clustertest
 
 import (
@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
@@ -50,11 +51,43 @@ type Engine struct {
 	Kill func(c cluster.Cluster, component string) error
 	// Leftovers returns what still runs of all clusters.
 	Leftovers func() ([]string, error)
+	// NoExternalSigner says why clusters of this engine cannot have an external
+	// signer on this machine; empty if they can.
+	NoExternalSigner string
 }
 
-// Run runs the suite. It starts two clusters.
+// Run runs the suite. It starts two clusters, one for each way to sign, and
+// gives up the start of a third.
 func Run(t *testing.T, engine Engine) {
-	first := newFixture(t, engine, "first")
+	static := newFixture(t, engine, "static", staticKeys)
+	all := []*fixture{static}
+	t.Run("external signer", func(t *testing.T) {
+		if engine.NoExternalSigner != "" {
+			t.Skip("external signer: " + engine.NoExternalSigner)
+		}
+	})
+	way := externalSigner
+	if engine.NoExternalSigner != "" {
+		way = staticKeys
+	}
+	other := newFixture(t, engine, "other", way)
+	if engine.NoExternalSigner == "" {
+		all = append(all, other)
+	}
+	for _, f := range all {
+		t.Run(f.Identity().ID, func(t *testing.T) { f.run(t) })
+	}
+	t.Run("side by side", func(t *testing.T) { testSideBySide(t, static, other) })
+	t.Run("close", other.testClose)
+	t.Run("close during a restart", static.testCloseDuringRestart)
+	t.Run("start given up", func(t *testing.T) { testStartGivenUp(t, engine) })
+	if left, err := engine.Leftovers(); err != nil || len(left) != 0 {
+		t.Errorf("left behind after Close: %v (%v)", left, err)
+	}
+}
+
+// run runs what holds for a cluster alone.
+func (f *fixture) run(t *testing.T) {
 	for _, test := range []struct {
 		name string
 		run  func(*fixture, *testing.T)
@@ -66,35 +99,93 @@ func Run(t *testing.T, engine Engine) {
 		{"namespace", (*fixture).testNamespace},
 		{"token of a service account", (*fixture).testServiceAccountToken},
 		{"token of a pod", (*fixture).testPodToken},
+		{"token of a node", (*fixture).testNodeToken},
 		{"audiences", (*fixture).testAudiences},
 		{"expiration", (*fixture).testExpiration},
 		{"token review", (*fixture).testTokenReview},
 		{"authorization", (*fixture).testAuthorization},
-		{"deleted pod", (*fixture).testDeletedPod},
+		{"deleted objects", (*fixture).testDeleted},
 		{"rotation", (*fixture).testRotation},
+		{"issuers", (*fixture).testIssuers},
+		{"identity that cannot be served", (*fixture).testBadIdentity},
 		{"API server killed", func(f *fixture, t *testing.T) { f.testKilled(t, "kube-apiserver") }},
 		{"etcd killed", func(f *fixture, t *testing.T) { f.testKilled(t, "etcd") }},
 	} {
-		t.Run(test.name, func(t *testing.T) { test.run(first, t) })
-	}
-	t.Run("side by side", func(t *testing.T) { testSideBySide(t, first, newFixture(t, engine, "second")) })
-	t.Run("close", first.testClose)
-	if left, err := engine.Leftovers(); err != nil || len(left) != 0 {
-		t.Errorf("left behind after Close: %v (%v)", left, err)
+		t.Run(test.name, func(t *testing.T) { test.run(f, t) })
 	}
 }
 
-// fixture is a cluster, its keys and what the signer wrote.
+// fixture is a cluster and its keys.
 type fixture struct {
 	cluster.Cluster
 	engine Engine
 	keys   *keys.Set
-	trace  *trace.Log
+	trace  *trace.Log // of the external signer; nil without one
 }
 
-func newFixture(t *testing.T, engine Engine, id string) *fixture {
+// signing makes a fixture's keys and says in the identity who signs with them.
+type signing func(t *testing.T, f *fixture, dir string, identity *cluster.Identity)
+
+func externalSigner(t *testing.T, f *fixture, dir string, identity *cluster.Identity) {
+	var err error
+	if f.keys, err = keys.New(clock.System{}, keys.RS256); err != nil {
+		t.Fatal(err)
+	}
+	f.trace = trace.New()
+	identity.SignerSocket = filepath.Join(dir, "signer.sock")
+	s, err := signer.Start(signer.Config{Socket: identity.SignerSocket, Keys: f.keys, Trace: f.trace})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Stop)
+}
+
+func staticKeys(t *testing.T, f *fixture, _ string, identity *cluster.Identity) {
+	var err error
+	f.keys, err = keys.NewStatic(clock.System{}, keys.RS256, cluster.MaxTokenLife, func(files keys.Files) error {
+		changed := f.Identity()
+		changed.KeyFiles = &files
+		return f.reconfigure(changed)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := f.keys.Files()
+	if err != nil {
+		t.Fatal(err)
+	}
+	identity.KeyFiles = &files
+}
+
+func newFixture(t *testing.T, engine Engine, id string, sign signing) *fixture {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "cluster") // shorter than t.TempDir, for the sockets' sake
+	dir := shortDir(t)
+	f := &fixture{engine: engine}
+	identity := newIdentity(id)
+	sign(t, f, dir, &identity)
+	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
+	defer cancel()
+	var err error
+	if f.Cluster, err = engine.Start(ctx, identity, filepath.Join(dir, id)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.close(t) })
+	if err := f.API().EnsureServiceAccount(t.Context(), namespace, account); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func newIdentity(id string) cluster.Identity {
+	issuer := "https://issuer.example/c/" + id
+	return cluster.Identity{ID: id, Issuer: issuer, JWKSURI: issuer + "/openid/v1/jwks"}
+}
+
+// shortDir returns a directory with a shorter path than t.TempDir, for the
+// sockets' sake.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "cluster")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,30 +194,14 @@ func newFixture(t *testing.T, engine Engine, id string) *fixture {
 			t.Error(err)
 		}
 	})
-	f := &fixture{engine: engine, trace: trace.New()}
-	if f.keys, err = keys.New(clock.System{}, keys.RS256); err != nil {
-		t.Fatal(err)
-	}
-	socket := filepath.Join(dir, "signer.sock")
-	s, err := signer.Start(signer.Config{Socket: socket, Keys: f.keys, Trace: f.trace})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(s.Stop)
-	issuer := "https://issuer.example/c/" + id
-	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
+	return dir
+}
+
+// reconfigure restarts the API server with another identity.
+func (f *fixture) reconfigure(identity cluster.Identity) error {
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
-	f.Cluster, err = engine.Start(ctx, cluster.Identity{
-		ID: id, Issuer: issuer, JWKSURI: issuer + "/openid/v1/jwks", SignerSocket: socket,
-	}, filepath.Join(dir, id))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.close(t) })
-	if err := f.API().EnsureServiceAccount(t.Context(), namespace, account); err != nil {
-		t.Fatal(err)
-	}
-	return f
+	return f.Cluster.(cluster.Reconfigurer).Reconfigure(ctx, identity)
 }
 
 func (f *fixture) close(t *testing.T) {
@@ -284,6 +359,7 @@ type tokenClaims struct {
 		Namespace      string
 		ServiceAccount object
 		Pod            *object
+		Node           *object
 	} `json:"kubernetes.io"`
 }
 
@@ -330,11 +406,14 @@ func (f *fixture) testServiceAccountToken(t *testing.T) {
 	if want := "system:serviceaccount:" + namespace + ":" + account; claims.Subject != want || claims.Issuer != f.Identity().Issuer {
 		t.Errorf("got sub %q of %q", claims.Subject, claims.Issuer)
 	}
-	if k := claims.Kubernetes; k.Namespace != namespace || k.ServiceAccount.Name != account || k.ServiceAccount.UID == "" || k.Pod != nil {
+	if k := claims.Kubernetes; k.Namespace != namespace || k.ServiceAccount.Name != account || k.ServiceAccount.UID == "" || k.Pod != nil || k.Node != nil {
 		t.Errorf("got kubernetes.io %+v", k)
 	}
 	if claims.ID == "" || claims.NotBefore != claims.IssuedAt || claims.Expiry-claims.IssuedAt != 3600 {
 		t.Errorf("got claims %+v, want a jti and one hour of life", claims)
+	}
+	if f.trace == nil {
+		return
 	}
 	if events := f.trace.Journey(trace.JourneyOf(token)); len(events) != 1 || events[0].Step != "mint" {
 		t.Errorf("got events %+v, want that of the signer", events)
@@ -355,6 +434,60 @@ func (f *fixture) testPodToken(t *testing.T) {
 	}
 	if err := f.API().DeletePod(t.Context(), namespace, "bound"); err != nil {
 		t.Error(err)
+	}
+}
+
+// testNodeToken has tokens of a pod that is bound to a node, and of the node
+// alone. Neither does the pod run nor is there a machine behind the node.
+func (f *fixture) testNodeToken(t *testing.T) {
+	const name = "machine"
+	core := f.API().Kubernetes().CoreV1()
+	node, err := core.Nodes().Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := core.Pods(namespace).Create(t.Context(), &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "on-" + name},
+		Spec: corev1.PodSpec{
+			ServiceAccountName: account, NodeName: name,
+			Containers: []corev1.Container{{Name: "workload", Image: "none.invalid/workload"}},
+		},
+	}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	ofPod := f.token(t, func(r *cluster.TokenRequest) { r.Pod = "on-" + name })
+	ofNode := f.token(t, func(r *cluster.TokenRequest) { r.Node = name })
+	_, claims := f.verify(t, ofPod)
+	if pod := claims.Kubernetes.Pod; pod == nil || pod.Name != "on-"+name {
+		t.Errorf("token of the pod: got pod %+v", pod)
+	}
+	if got := claims.Kubernetes.Node; got == nil || got.Name != name || got.UID != string(node.UID) {
+		t.Errorf("token of the pod: got node %+v, want name and UID of the pod's node", got)
+	}
+	_, claims = f.verify(t, ofNode)
+	if got := claims.Kubernetes; got.Pod != nil || got.Node == nil || got.Node.Name != name || got.Node.UID != string(node.UID) {
+		t.Errorf("token of the node: got %+v, want name and UID of the node only", got)
+	}
+	status, err := f.API().TokenReview(t.Context(), ofNode, audience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := status.User.Extra["authentication.kubernetes.io/node-name"]; !status.Authenticated || !slices.Equal(got, []string{name}) {
+		t.Errorf("review of the token of the node: got %+v, want it accepted for %s", status, name)
+	}
+	if _, err := f.API().Token(t.Context(), cluster.TokenRequest{Namespace: namespace, ServiceAccount: account, Node: "none"}); !apierrors.IsNotFound(err) {
+		t.Errorf("token of a node that does not exist: got %v, want not found", err)
+	}
+	kept := f.token(t, nil)
+	if err := core.Nodes().Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	f.refused(t, ofNode)
+	if err := f.reviewed(t, kept, audience); err != nil {
+		t.Errorf("control: a token that is bound to no node: %v", err)
+	}
+	if err := f.API().DeletePod(t.Context(), namespace, "on-"+name); err != nil && !apierrors.IsNotFound(err) {
+		t.Error(err) // not found: the cluster collects pods of nodes that are gone
 	}
 }
 
@@ -382,6 +515,16 @@ func (f *fixture) testExpiration(t *testing.T) {
 	})
 	if !apierrors.IsInvalid(err) {
 		t.Errorf("one second less: got %v, want it invalid", err)
+	}
+	for name, request := range map[string]cluster.TokenRequest{
+		"two days": {Audiences: []string{audience}, Expiration: 2 * cluster.MaxTokenLife},
+		// What every pod mounts by itself. An API server with other flags makes it a year.
+		"kubelet's request for its own API server": {Expiration: 3607 * time.Second},
+	} {
+		_, claims := f.verify(t, f.token(t, func(r *cluster.TokenRequest) { r.Audiences, r.Expiration = request.Audiences, request.Expiration }))
+		if got := time.Duration(claims.Expiry-claims.IssuedAt) * time.Second; got > cluster.MaxTokenLife {
+			t.Errorf("%s: got a life of %s, want at most %s", name, got, cluster.MaxTokenLife)
+		}
 	}
 }
 
@@ -471,27 +614,59 @@ func (f *fixture) testAuthorization(t *testing.T) {
 	}
 }
 
-func (f *fixture) testDeletedPod(t *testing.T) {
-	for _, pod := range []string{"deleted", "kept"} {
+// testDeleted deletes what tokens are bound to, and makes it anew under the same
+// name: a token is bound to the object, by its UID.
+func (f *fixture) testDeleted(t *testing.T) {
+	const dismissed = "dismissed"
+	if err := f.API().EnsureServiceAccount(t.Context(), namespace, dismissed); err != nil {
+		t.Fatal(err)
+	}
+	for _, pod := range []string{"deleted", "replaced", "kept"} {
 		if err := f.API().CreatePod(t.Context(), namespace, pod, account); err != nil {
 			t.Fatal(err)
 		}
 	}
-	deleted := f.token(t, func(r *cluster.TokenRequest) { r.Pod = "deleted" })
-	kept := f.token(t, func(r *cluster.TokenRequest) { r.Pod = "kept" })
-	if err := f.reviewed(t, deleted, audience); err != nil {
-		t.Fatal("before the deletion:", err)
+	ofPod := func(name string) string { return f.token(t, func(r *cluster.TokenRequest) { r.Pod = name }) }
+	kept := ofPod("kept")
+	gone := map[string]string{
+		"deleted pod":     ofPod("deleted"),
+		"replaced pod":    ofPod("replaced"),
+		"service account": f.token(t, func(r *cluster.TokenRequest) { r.ServiceAccount = dismissed }),
 	}
-	if err := f.API().DeletePod(t.Context(), namespace, "deleted"); err != nil {
+	for name, token := range gone {
+		if err := f.reviewed(t, token, audience); err != nil {
+			t.Fatalf("%s: before the deletion: %v", name, err)
+		}
+	}
+	for _, pod := range []string{"deleted", "replaced"} {
+		if err := f.API().DeletePod(t.Context(), namespace, pod); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := f.API().CreatePod(t.Context(), namespace, "replaced", account); err != nil {
 		t.Fatal(err)
 	}
-	f.refused(t, deleted)
-	if err := f.reviewed(t, kept, audience); err != nil {
-		t.Errorf("control: the token of the other pod: %v", err)
+	if err := f.API().Kubernetes().CoreV1().ServiceAccounts(namespace).Delete(t.Context(), dismissed, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.API().EnsureServiceAccount(t.Context(), namespace, dismissed); err != nil {
+		t.Fatal(err)
+	}
+	for _, token := range gone {
+		f.refused(t, token)
+	}
+	for name, token := range map[string]string{
+		"the other pod": kept, "the new pod": ofPod("replaced"),
+		"the new service account": f.token(t, func(r *cluster.TokenRequest) { r.ServiceAccount = dismissed }),
+	} {
+		if err := f.reviewed(t, token, audience); err != nil {
+			t.Errorf("control: the token of %s: %v", name, err)
+		}
 	}
 }
 
-// testRotation replaces the signing key while the API server runs.
+// testRotation replaces the signing key: while the API server runs, or by
+// restarts of it.
 func (f *fixture) testRotation(t *testing.T) {
 	old := f.keys.Current()
 	before := f.token(t, nil)
@@ -533,6 +708,68 @@ func (f *fixture) testRotation(t *testing.T) {
 	if err := f.reviewed(t, after, audience); err != nil {
 		t.Errorf("control: the token of the new key: %v", err)
 	}
+}
+
+// testIssuers gives a running cluster another issuer, with the former one
+// accepted, and takes it away again.
+func (f *fixture) testIssuers(t *testing.T) {
+	former := f.Identity()
+	old, own := f.token(t, nil), f.token(t, func(r *cluster.TokenRequest) { r.Audiences = nil })
+	later := former
+	later.Issuer += "/later"
+	later.JWKSURI = later.Issuer + "/openid/v1/jwks"
+	later.AcceptedIssuers = []string{former.Issuer}
+	if err := f.reconfigure(later); err != nil {
+		t.Fatal(err)
+	}
+	f.testIssuer(t)
+	fresh := f.token(t, nil)
+	if _, claims := f.verify(t, fresh); claims.Issuer != later.Issuer {
+		t.Errorf("got a token of %s, want the new issuer to issue", claims.Issuer)
+	}
+	if err := f.reviewed(t, fresh, audience); err != nil {
+		t.Errorf("token of the new issuer: %v", err)
+	}
+	if err := f.reviewed(t, old, audience); err != nil {
+		t.Errorf("token of the former issuer, which is accepted: %v", err)
+	}
+	if err := f.reviewed(t, own, former.Issuer); err != nil {
+		t.Errorf("token for the API server under its former name: %v", err)
+	}
+	if err := f.reconfigure(former); err != nil {
+		t.Fatal(err)
+	}
+	f.testIssuer(t)
+	f.refused(t, fresh)
+	if err := f.reviewed(t, old, audience); err != nil {
+		t.Errorf("control: %v", err)
+	}
+}
+
+// testBadIdentity asks for an identity that cannot be served, and expects the
+// former one to be served on.
+func (f *fixture) testBadIdentity(t *testing.T) {
+	token := f.token(t, nil)
+	bad := f.Identity()
+	bad.Issuer = "http://issuer.example"
+	ctx, cancel := context.WithTimeout(t.Context(), settle)
+	defer cancel()
+	if err := f.Cluster.(cluster.Reconfigurer).Reconfigure(ctx, bad); err == nil || !strings.Contains(err.Error(), "use an https URL") {
+		t.Errorf("got %v, want the cause and the next step", err)
+	}
+	other := f.Identity()
+	other.ID = "another"
+	if f.reconfigure(other) == nil {
+		t.Error("a cluster became another")
+	}
+	if err := f.Healthy(t.Context()); err != nil {
+		t.Error(err)
+	}
+	f.testIssuer(t)
+	if err := f.reviewed(t, token, audience); err != nil {
+		t.Errorf("token from before: %v", err)
+	}
+	f.verify(t, f.token(t, nil))
 }
 
 // testKilled kills a component and expects it back with its data.
@@ -578,13 +815,6 @@ func testSideBySide(t *testing.T, first, second *fixture) {
 	if _, err := api.Discovery(t.Context()); err == nil {
 		t.Error("a cluster accepts the administrator of another")
 	}
-	second.close(t)
-	if err := first.Healthy(t.Context()); err != nil {
-		t.Errorf("after the other has gone: %v", err)
-	}
-	if second.Healthy(t.Context()) == nil {
-		t.Error("a closed cluster says that it is healthy")
-	}
 }
 
 func (f *fixture) testClose(t *testing.T) {
@@ -594,6 +824,56 @@ func (f *fixture) testClose(t *testing.T) {
 	}
 	closes.Wait()
 	f.close(t)
+	if f.Healthy(t.Context()) == nil {
+		t.Error("a closed cluster says that it is healthy")
+	}
+}
+
+// testCloseDuringRestart closes a cluster while its API server restarts. It
+// expects both to end soon, the restart with an error.
+func (f *fixture) testCloseDuringRestart(t *testing.T) {
+	if err := f.Healthy(t.Context()); err != nil {
+		t.Fatalf("after the other has gone: %v", err)
+	}
+	changed := f.Identity()
+	changed.AcceptedIssuers = []string{"https://former.example"}
+	restarted := make(chan error, 1)
+	go func() { restarted <- f.reconfigure(changed) }()
+	eventually(t, func() error {
+		if f.Healthy(t.Context()) == nil {
+			return errors.New("the API server does not restart")
+		}
+		return nil
+	})
+	f.testClose(t)
+	select {
+	case err := <-restarted:
+		if err == nil {
+			t.Error("the restart went well")
+		}
+	case <-time.After(settle):
+		t.Error("the restart goes on")
+	}
+	if f.reconfigure(changed) == nil {
+		t.Error("a closed cluster was reconfigured")
+	}
+}
+
+// testStartGivenUp cancels a start when it is under way.
+func testStartGivenUp(t *testing.T, engine Engine) {
+	f := &fixture{engine: engine}
+	dir, identity := shortDir(t), newIdentity("third")
+	staticKeys(t, f, dir, &identity)
+	enough := errors.New("enough")
+	ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, enough)
+	defer cancel()
+	started, err := engine.Start(ctx, identity, filepath.Join(dir, "third"))
+	if err == nil {
+		t.Fatal("started all the same (close: ", started.Close(context.Background()), ")")
+	}
+	if !strings.Contains(err.Error(), "third") || !strings.Contains(err.Error(), enough.Error()) {
+		t.Errorf("got %v, want cluster and cause", err)
+	}
 }
 
 // eventually waits until a condition returns nil.
