@@ -15,12 +15,15 @@ LDFLAGS := -s -w -X $(CLI).version=$(VERSION) -X $(CLI).commit=$(COMMIT) \
 
 # These link the control plane, or drive the binary that does: not with -race,
 # which would compile all of Kubernetes once more.
-HEAVY   := ./cmd/oidclab ./lab/cluster/embedded ./lab/cluster/embedded/controlplane ./e2e
-LIGHT   := $$(go list ./... | grep -vxE 'github.com/oidclab/oidclab/(cmd/oidclab|lab/cluster/embedded|lab/cluster/embedded/controlplane|e2e)')
+HEAVY   := ./cmd/oidclab ./lab/cluster/embedded ./lab/cluster/embedded/controlplane ./lab/nodeagent ./e2e
+LIGHT   := $$(go list ./... | grep -vxE 'github.com/oidclab/oidclab/(cmd/oidclab|lab/cluster/embedded|lab/cluster/embedded/controlplane|lab/nodeagent|e2e)')
+
+# How long make fuzz lets each target run; make test takes a second.
+FUZZTIME ?= 10s
 
 TESTSUM := go tool gotestsum --format pkgname --format-hide-empty-pkg --hide-summary skipped
 
-.PHONY: help build up down test unit engine e2e check bench clean
+.PHONY: help build up down test unit fuzz engine e2e check bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,14 +54,24 @@ up: build ## start a lab, exchange one token at every relying party, print the j
 down: ## take the lab down
 	$(BINARY) down
 
-test: unit engine e2e ## all tests
+test: unit ## all tests
+	@$(MAKE) --no-print-directory fuzz FUZZTIME=1s
+	@$(MAKE) --no-print-directory engine e2e
 	@command -v vault >/dev/null || echo 'left out: scenarios and tests that need Vault, since there is no vault program on PATH'
 
 unit: ## tests of everything but the control plane and the binary, with -race
 	CGO_ENABLED=1 $(TESTSUM) -- -race -timeout 10m $(LIGHT)
 
+fuzz: ## let every fuzz target run for FUZZTIME
+	@for dir in $$(git grep -l '^func Fuzz' -- '*_test.go' | xargs -n1 dirname | sort -u); do \
+		for target in $$(go test -list '^Fuzz' ./$$dir | grep '^Fuzz'); do \
+			echo "$$dir $$target"; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) ./$$dir || exit 1; \
+		done; \
+	done
+
 engine: ## the conformance suite on the embedded engine
-	$(TESTSUM) -- -timeout 15m ./lab/cluster/embedded
+	$(TESTSUM) -- -timeout 15m ./lab/cluster/embedded ./lab/nodeagent
 
 e2e: build ## the binary as its users meet it, and every scenario
 	OIDCLAB_BINARY=$(CURDIR)/$(BINARY) $(TESTSUM) -- -timeout 20m ./e2e

@@ -24,7 +24,8 @@ var layers = [][]string{
 	{"lab"},
 	{"lab/exchange"},
 	{"lab/issuer", "lab/proxy", "lab/cluster/embedded", "lab/cluster/embedded/controlplane", "lab/cluster/kind", "lab/cluster/clustertest", "lab/images", "lab/sts/aws", "lab/sts/azure", "lab/sts/gcp", "lab/sts/generic", "lab/sts/oci", "lab/sts/stackit", "lab/vault", "lab/webhook"},
-	{"lab/cluster", "lab/cluster/signer", "lab/sts", "lab/sts/internal/ststest", "lab/sts/internal/tokenservice"},
+	{"lab/nodeagent"},
+	{"lab/cluster", "lab/cluster/signer", "lab/nodeagent/sandbox", "lab/sts", "lab/sts/internal/ststest", "lab/sts/internal/tokenservice"},
 	{"lab/serve", "lab/keys", "lab/pki", "lab/proc"},
 	{"lab/clock", "lab/trace", "lab/problem", "fixtures", "fixtures/manifests"},
 }
@@ -40,7 +41,7 @@ var allowed = map[string][]string{
 var only = map[string][]string{
 	"github.com/onsi/ginkgo/v2":                   {"scenarios"},
 	"github.com/spf13/cobra":                      {"cmd/oidclab/cli"},
-	"k8s.io/kubernetes":                           {"lab/cluster/embedded/controlplane"},
+	"k8s.io/kubernetes":                           {"lab/cluster/embedded/controlplane", "lab/nodeagent"},
 	"go.etcd.io/etcd/server":                      {"lab/cluster/embedded/controlplane"},
 	"github.com/testcontainers/testcontainers-go": nil,
 }

@@ -3,5 +3,4 @@ package deps
 
 import (
 	_ "github.com/testcontainers/testcontainers-go"
-	_ "k8s.io/kubernetes/pkg/kubelet/token"
 )

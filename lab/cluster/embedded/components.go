@@ -21,12 +21,16 @@ import (
 // when one is killed.
 const stopGrace = 250 * time.Millisecond
 
-// controllers is what a cluster of API objects without nodes needs.
+// controllers is what workloads need on a node that is always there.
 var controllers = []string{
 	"clusterrole-aggregation-controller",
+	"cronjob-controller",
+	"deployment-controller",
 	"garbage-collector-controller",
+	"job-controller",
 	"namespace-controller",
 	"pod-garbage-collector-controller",
+	"replicaset-controller",
 	"root-ca-certificate-publisher-controller",
 	"serviceaccount-controller",
 	"serviceaccount-token-controller",
@@ -77,6 +81,10 @@ func (c *Cluster) apiServerSpec(identity cluster.Identity) proc.Spec {
 		"--authentication-config="+authenticationFile,
 		"--authorization-mode=Node,RBAC",
 		"--enable-admission-plugins=NodeRestriction",
+		"--disable-admission-plugins=TaintNodesByCondition", // no controller would take the taint away again
+		"--kubelet-certificate-authority="+caFile,
+		"--kubelet-client-certificate="+nodeClientCertFile,
+		"--kubelet-client-key="+nodeClientKeyFile,
 		"--service-account-jwks-uri="+identity.JWKSURI,
 		"--allow-privileged=true",
 		"--profiling=false",
@@ -113,6 +121,25 @@ func (c *Cluster) controllerManagerSpec() proc.Spec {
 		"--secure-port=0",
 		"--profiling=false",
 	)
+}
+
+// nodeName is the name of a cluster's only node.
+func nodeName(cluster string) string { return cluster + "-node" }
+
+func (c *Cluster) nodeAgentSpec() proc.Spec {
+	spec := c.spec("node-agent", nil, // pods wait for it by themselves
+		"--node="+nodeName(c.config.Identity.ID),
+		"--kubeconfig="+nodeFile,
+		"--scheduler-kubeconfig="+schedulerFile,
+		"--tls-cert-file="+nodeCertFile,
+		"--tls-private-key-file="+nodeKeyFile,
+		"--client-ca-file="+caFile,
+		"--dir="+podsDir,
+	)
+	for _, part := range append(append([]string{}, c.config.Command...), "container") {
+		spec.Args = append(spec.Args, "--sandbox-command="+part)
+	}
+	return spec
 }
 
 // defaultNamespaceReady returns nil once the controllers have made what every

@@ -1,6 +1,7 @@
 // Package embedded provides clusters without a container engine: etcd,
-// kube-apiserver and kube-controller-manager as child processes of this one.
-// There is no kubelet; pods exist in the API only.
+// kube-apiserver and kube-controller-manager as child processes of this one, and
+// a node agent that runs pods as processes of this machine (see package
+// nodeagent).
 //
 // The package does not link Kubernetes' servers: it executes a command that
 // does (see package controlplane).
@@ -43,7 +44,7 @@ type Cluster struct {
 	listener   *os.File // of the API server: kept open while it restarts, so its port stays its own
 	port       int      // of the listener
 
-	etcd, apiServer, controllerManager component
+	etcd, apiServer, controllerManager, nodeAgent component
 
 	reconfiguring sync.Mutex // held while the API server changes its identity
 	mu            sync.Mutex
@@ -102,6 +103,9 @@ func Start(ctx context.Context, config Config) (_ *Cluster, err error) {
 	}
 	// Not earlier: it looks for a healthy API server once a second only.
 	if err := c.controllerManager.start(ctx, c.controllerManagerSpec()); err != nil {
+		return nil, err
+	}
+	if err := c.nodeAgent.start(ctx, c.nodeAgentSpec()); err != nil {
 		return nil, err
 	}
 	return c, nil
@@ -188,7 +192,7 @@ func (c *Cluster) Kubeconfig() []byte { return append([]byte(nil), c.kubeconfig.
 // Components returns the state of each child process.
 func (c *Cluster) Components() []proc.Status {
 	var statuses []proc.Status
-	for _, component := range []*component{&c.etcd, &c.apiServer, &c.controllerManager} {
+	for _, component := range []*component{&c.etcd, &c.apiServer, &c.controllerManager, &c.nodeAgent} {
 		if process := component.get(); process != nil {
 			statuses = append(statuses, process.Status())
 		}
@@ -213,11 +217,12 @@ func (c *Cluster) Close(ctx context.Context) error {
 	c.reconfiguring.Lock() // waits for a restart, which ends now
 	defer c.reconfiguring.Unlock()
 	var clients sync.WaitGroup
-	var errs [3]error
-	clients.Go(func() { errs[0] = c.controllerManager.stop(ctx) })
-	clients.Go(func() { errs[1] = c.apiServer.stop(ctx) })
+	var errs [4]error
+	clients.Go(func() { errs[0] = c.nodeAgent.stop(ctx) })
+	clients.Go(func() { errs[1] = c.controllerManager.stop(ctx) })
+	clients.Go(func() { errs[2] = c.apiServer.stop(ctx) })
 	clients.Wait()
-	errs[2] = c.etcd.stop(ctx)
+	errs[3] = c.etcd.stop(ctx)
 	c.closeOnce.Do(func() {
 		if c.listener != nil {
 			_ = c.listener.Close() // nothing is written to a listener

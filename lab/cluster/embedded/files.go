@@ -1,7 +1,9 @@
 package embedded
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -23,10 +25,21 @@ const (
 	signingKeyFile        = "sa.key"
 	authenticationFile    = "authentication.yaml"
 	controllerManagerFile = "controller-manager.kubeconfig"
+	schedulerFile         = "scheduler.kubeconfig"
+	nodeFile              = "node.kubeconfig"
+	nodeCertFile          = "node.crt" // of its server of logs
+	nodeKeyFile           = "node.key"
+	nodeClientCertFile    = "node-client.crt" // of the API server, which asks for logs
+	nodeClientKeyFile     = "node-client.key"
+	podsDir               = "pods"
 	etcdData              = "etcd"
 	etcdSocket            = "etcd.sock"
 	etcdPeerSocket        = "etcd-peer.sock"
 )
+
+// apiServerNodeClient is the user by whose name the API server asks the node
+// agent for logs (nodeagent.APIServerUser).
+const apiServerNodeClient = "kube-apiserver-kubelet-client"
 
 // publicKeyFile names the i-th key file, oldest first.
 func publicKeyFile(i int) string { return "sa-" + strconv.Itoa(i) + ".pub" }
@@ -79,18 +92,11 @@ func (f files) write(config Config, port int) (credentials, error) {
 	if err != nil {
 		return credentials{}, err
 	}
-	// An administrator too. Controllers with service accounts of their own would
-	// have tokens signed that nobody asked for, and lose them when keys rotate.
-	controllerManager, err := ca.Client("system:kube-controller-manager", "system:masters")
+	node, err := ca.Server("127.0.0.1")
 	if err != nil {
 		return credentials{}, err
 	}
-	server := "https://127.0.0.1:" + strconv.Itoa(port)
-	adminKubeconfig, err := kubeconfig("oidclab-"+id, server, ca.CertPEM(), admin)
-	if err != nil {
-		return credentials{}, err
-	}
-	controllerManagerKubeconfig, err := kubeconfig("oidclab-"+id, server, ca.CertPEM(), controllerManager)
+	nodeClient, err := ca.Client(apiServerNodeClient)
 	if err != nil {
 		return credentials{}, err
 	}
@@ -98,13 +104,37 @@ func (f files) write(config Config, port int) (credentials, error) {
 	if err != nil {
 		return credentials{}, err
 	}
-	for name, content := range map[string][]byte{
-		caFile:                ca.CertPEM(),
-		certFile:              serving.CertPEM,
-		keyFile:               serving.KeyPEM,
-		authenticationFile:    authentication,
-		controllerManagerFile: controllerManagerKubeconfig,
+	content := map[string][]byte{
+		caFile:             ca.CertPEM(),
+		certFile:           serving.CertPEM,
+		keyFile:            serving.KeyPEM,
+		nodeCertFile:       node.CertPEM,
+		nodeKeyFile:        node.KeyPEM,
+		nodeClientCertFile: nodeClient.CertPEM,
+		nodeClientKeyFile:  nodeClient.KeyPEM,
+		authenticationFile: authentication,
+	}
+	server := "https://127.0.0.1:" + strconv.Itoa(port)
+	for _, user := range []struct{ file, name, group string }{
+		// An administrator too. Controllers with service accounts of their own would
+		// have tokens signed that nobody asked for, and lose them when keys rotate.
+		{controllerManagerFile, "system:kube-controller-manager", "system:masters"},
+		{schedulerFile, "system:kube-scheduler", ""},
+		{nodeFile, "system:node:" + nodeName(id), "system:nodes"},
 	} {
+		client, err := ca.Client(user.name, user.group)
+		if err != nil {
+			return credentials{}, err
+		}
+		if content[user.file], err = kubeconfig("oidclab-"+id, server, ca.CertPEM(), client); err != nil {
+			return credentials{}, err
+		}
+	}
+	adminKubeconfig, err := kubeconfig("oidclab-"+id, server, ca.CertPEM(), admin)
+	if err != nil {
+		return credentials{}, err
+	}
+	for name, content := range content {
 		if err := os.WriteFile(filepath.Join(f.dir, name), content, 0o600); err != nil {
 			return credentials{}, err
 		}
@@ -117,8 +147,8 @@ func (f files) write(config Config, port int) (credentials, error) {
 	}, nil
 }
 
-// writeKeys writes the key files of an API server that signs by itself; nil means
-// that it does not.
+// writeKeys writes the key files of an API server that signs by itself, and
+// leaves no others; nil means that it does not.
 func (f files) writeKeys(keyFiles *keys.Files) error {
 	if keyFiles == nil {
 		return nil
@@ -131,7 +161,13 @@ func (f files) writeKeys(keyFiles *keys.Files) error {
 			return err
 		}
 	}
-	return nil
+	for i := len(keyFiles.PublicKeys); ; i++ {
+		if err := os.Remove(filepath.Join(f.dir, publicKeyFile(i))); errors.Is(err, fs.ErrNotExist) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
 }
 
 // kubeconfig returns a kubeconfig that needs no other file.

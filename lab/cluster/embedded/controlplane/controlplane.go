@@ -18,6 +18,8 @@ import (
 	apiserveroptions "k8s.io/kubernetes/cmd/kube-apiserver/app/options"
 	controllermanager "k8s.io/kubernetes/cmd/kube-controller-manager/app"
 
+	"github.com/oidclab/oidclab/lab/nodeagent"
+	"github.com/oidclab/oidclab/lab/nodeagent/sandbox"
 	"github.com/oidclab/oidclab/lab/proc"
 )
 
@@ -26,6 +28,8 @@ const (
 	Etcd              = "etcd"
 	APIServer         = "kube-apiserver"
 	ControllerManager = "kube-controller-manager"
+	NodeAgent         = "node-agent"
+	Container         = "container" // a child of the node agent
 )
 
 // ListenerFD is the descriptor on which kube-apiserver inherits its open
@@ -45,7 +49,10 @@ func Main(args []string) int {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return fmt.Errorf("no component; name one of %s, %s, %s", Etcd, APIServer, ControllerManager)
+		return fmt.Errorf("no component; name one of %s, %s, %s, %s", Etcd, APIServer, ControllerManager, NodeAgent)
+	}
+	if args[0] == Container {
+		return sandbox.Main()
 	}
 	if err := proc.WatchLifeline(proc.LifelineFD); err != nil {
 		return err
@@ -59,8 +66,10 @@ func run(args []string) error {
 		return runAPIServer(ctx, flags)
 	case ControllerManager:
 		return runControllerManager(ctx, flags)
+	case NodeAgent:
+		return nodeagent.Run(ctx, flags)
 	default:
-		return fmt.Errorf("unknown component %q; use one of %s, %s, %s", component, Etcd, APIServer, ControllerManager)
+		return fmt.Errorf("unknown component %q; use one of %s, %s, %s, %s", component, Etcd, APIServer, ControllerManager, NodeAgent)
 	}
 }
 

@@ -3,5 +3,6 @@
 // their state in process globals, so each has a process of its own: the same
 // binary, executed again by package embedded.
 //
-// This is the only package that links Kubernetes' servers.
+// This is the only package that links Kubernetes' servers. The node agent, which
+// is none of them, is run by the same command.
 package controlplane
