@@ -42,10 +42,13 @@ func NodeRef() (ref, version string) {
 	return "oidclab/node:" + version + "-" + recipeKey(recipes), version
 }
 
-// recipeKey returns a digest of the recipes and the platform.
+// assembly is raised when this package makes another image of the same recipes.
+const assembly = 1
+
+// recipeKey returns a digest of what a node image is made from.
 func recipeKey(recipes fs.FS) string {
 	digest := sha256.New()
-	fmt.Fprintln(digest, runtime.GOARCH)
+	fmt.Fprintln(digest, runtime.GOARCH, assembly)
 	err := fs.WalkDir(recipes, ".", func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			return err

@@ -108,12 +108,8 @@ func (b *nodeBuild) path(elements ...string) string {
 	return filepath.Join(append([]string{b.dir}, elements...)...)
 }
 
-// run runs a program in a directory; what it prints goes to the log. If ctx
+// command is a program that runs in dir; what it prints goes to the log. If ctx
 // ends, it is killed with all that it started.
-func (b *nodeBuild) run(ctx context.Context, dir, program string, args ...string) error {
-	return b.wait(ctx, b.command(ctx, dir, program, args...))
-}
-
 func (b *nodeBuild) command(ctx context.Context, dir, program string, args ...string) *exec.Cmd {
 	command := exec.CommandContext(ctx, program, args...)
 	command.Dir, command.Stdout, command.Stderr = dir, b.log, b.log
