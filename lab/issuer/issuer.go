@@ -31,10 +31,9 @@ const (
 	keySetType    = "application/jwk-set+json"
 )
 
-const (
-	discoveryPath = "/.well-known/openid-configuration"
-	keySetPath    = "/openid/v1/jwks"
-)
+// discoveryPath follows an issuer, but for its trailing slash (OpenID Connect
+// Discovery 1.0 section 4).
+const discoveryPath = "/.well-known/openid-configuration"
 
 const (
 	fetchTimeout  = 3 * time.Second
@@ -56,11 +55,19 @@ type Source interface {
 // Front serves the documents of any number of clusters. Make one with New.
 type Front struct {
 	origin string
+	layout Layout
 	now    func() time.Time
 	mux    *http.ServeMux
 
-	mu       sync.RWMutex
-	clusters map[string]*cluster
+	mu        sync.RWMutex
+	clusters  map[string]*cluster
+	documents map[string]place // by path
+}
+
+// place is whose document is at a path, and which.
+type place struct {
+	cluster string // id
+	pick    func(*cluster) *document
 }
 
 type cluster struct {
@@ -71,26 +78,27 @@ type cluster struct {
 // New returns a front that is reached at origin, such as
 // "https://127.0.0.1:8443". It serves no cluster yet and does no I/O.
 // A nil now means time.Now.
-func New(origin string, now func() time.Time) *Front {
+func New(origin string, layout Layout, now func() time.Time) *Front {
 	if now == nil {
 		now = time.Now
 	}
-	f := &Front{origin: origin, now: now, mux: http.NewServeMux(), clusters: map[string]*cluster{}}
-	f.mux.HandleFunc("/c/{cluster}"+discoveryPath, f.document(func(c *cluster) *document { return c.discovery }))
-	f.mux.HandleFunc("/c/{cluster}"+keySetPath, f.document(func(c *cluster) *document { return c.keys }))
+	f := &Front{origin: origin, layout: layout, now: now, mux: http.NewServeMux(), clusters: map[string]*cluster{}, documents: map[string]place{}}
 	f.mux.HandleFunc("/livez", f.live)
 	f.mux.HandleFunc("/readyz", f.ready)
-	f.mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		writeError(w, http.StatusNotFound, "not_found", "this front serves /c/<cluster>"+discoveryPath+" and /c/<cluster>"+keySetPath)
-	})
+	f.mux.HandleFunc("/", f.document)
 	return f
 }
 
 // IssuerURL returns the issuer of the cluster with the given id: the iss claim of its tokens.
-func (f *Front) IssuerURL(id string) string { return f.origin + "/c/" + id }
+func (f *Front) IssuerURL(id string) string { return f.origin + f.layout.issuer(id) }
 
 // KeySetURL returns the jwks_uri of the cluster with the given id.
-func (f *Front) KeySetURL(id string) string { return f.IssuerURL(id) + keySetPath }
+func (f *Front) KeySetURL(id string) string { return f.IssuerURL(id) + f.layout.KeySet }
+
+// discoveryURL returns where the discovery document of a cluster is.
+func (f *Front) discoveryURL(id string) string {
+	return strings.TrimSuffix(f.IssuerURL(id), "/") + discoveryPath
+}
 
 // Announce says that the cluster with the given id is coming up. Until it is
 // published, requests for its documents wait: an API server that trusts it, and
@@ -100,7 +108,14 @@ func (f *Front) Announce(id string) {
 	defer f.mu.Unlock()
 	if f.clusters[id] == nil {
 		f.clusters[id] = &cluster{published: make(chan struct{})}
+		f.place(id)
 	}
+}
+
+// place says where the documents of a cluster are. The caller holds the lock.
+func (f *Front) place(id string) {
+	f.documents[strings.TrimPrefix(f.discoveryURL(id), f.origin)] = place{id, func(c *cluster) *document { return c.discovery }}
+	f.documents[strings.TrimPrefix(f.KeySetURL(id), f.origin)] = place{id, func(c *cluster) *document { return c.keys }}
 }
 
 // Publish serves the documents of source as the cluster with the given id.
@@ -118,16 +133,17 @@ func (f *Front) Publish(id string, source Source) {
 	defer f.mu.Unlock()
 	announced := f.clusters[id]
 	f.clusters[id] = c
+	f.place(id)
 	if announced != nil && announced.discovery == nil {
 		close(announced.published)
 	}
 }
 
-// cluster returns the cluster with the given id, or nil. It waits for one that
-// is announced, for as long as ctx allows.
+// cluster returns the cluster with the given id, which is announced or
+// published. It waits for the documents, for as long as ctx allows.
 func (f *Front) cluster(ctx context.Context, id string) *cluster {
 	c := f.lookup(id)
-	if c == nil || c.discovery != nil {
+	if c.discovery != nil {
 		return c
 	}
 	ctx, cancel := context.WithTimeout(ctx, announceWait)
@@ -198,19 +214,20 @@ func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.mux.ServeHTTP(w, r)
 }
 
-func (f *Front) document(pick func(*cluster) *document) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		c := f.cluster(r.Context(), r.PathValue("cluster"))
-		switch {
-		case c == nil:
-			writeError(w, http.StatusNotFound, "unknown_cluster", "no cluster of this name is published here")
-			return
-		case c.discovery == nil:
-			writeError(w, http.StatusServiceUnavailable, "cluster_unavailable", "the cluster is coming up")
-			return
-		}
-		pick(c).serve(w, r)
+func (f *Front) document(w http.ResponseWriter, r *http.Request) {
+	f.mu.RLock()
+	place, ok := f.documents[r.URL.Path]
+	f.mu.RUnlock()
+	if !ok || r.URL.EscapedPath() != r.URL.Path {
+		writeError(w, http.StatusNotFound, "not_found", "no cluster of this front has a document here")
+		return
 	}
+	c := f.cluster(r.Context(), place.cluster)
+	if c.discovery == nil {
+		writeError(w, http.StatusServiceUnavailable, "cluster_unavailable", "the cluster is coming up")
+		return
+	}
+	place.pick(c).serve(w, r)
 }
 
 func (f *Front) live(w http.ResponseWriter, _ *http.Request) {

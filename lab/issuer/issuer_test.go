@@ -76,7 +76,7 @@ func (c *testClock) Advance(d time.Duration) {
 func newFront(t *testing.T) (*issuer.Front, *source, *testClock) {
 	t.Helper()
 	clock := newTestClock()
-	front := issuer.New(origin, clock.Now)
+	front := issuer.New(origin, issuer.Layouts()[0], clock.Now)
 	s := newSource("c1")
 	front.Publish("c1", s)
 	return front, s, clock
@@ -259,7 +259,7 @@ func TestUnavailableBeforeTheFirstFetch(t *testing.T) {
 	if err := json.NewDecoder(response.Body).Decode(&answer); err != nil || response.StatusCode != 503 || answer["error"] != "cluster_unavailable" || response.Header.Get("Retry-After") == "" {
 		t.Errorf("%s %v", response.Status, answer)
 	}
-	if err := issuer.New(origin, nil).Ready(t.Context()); err == nil {
+	if err := issuer.New(origin, issuer.Layouts()[0], nil).Ready(t.Context()); err == nil {
 		t.Error("ready without a cluster")
 	}
 }
@@ -285,7 +285,7 @@ func TestRefresh(t *testing.T) {
 // Readers never see anything but whole sets, and never more than one fetch runs at a time.
 func TestConcurrentReadersDuringRotation(t *testing.T) {
 	clock := newTestClock()
-	front := issuer.New(origin, clock.Now)
+	front := issuer.New(origin, issuer.Layouts()[0], clock.Now)
 	s := newSource("c1")
 	s.maxAge = 0
 	var running, worst atomic.Int64
@@ -325,7 +325,7 @@ func (s slowSource) JWKS(ctx context.Context) ([]byte, time.Duration, error) {
 }
 
 func TestAnnouncedClusterIsWaitedFor(t *testing.T) {
-	front := issuer.New(origin, nil)
+	front := issuer.New(origin, issuer.Layouts()[0], nil)
 	front.Announce("c1")
 	if err := front.Ready(t.Context()); err == nil || !strings.Contains(err.Error(), "c1: it is coming up") {
 		t.Errorf("ready says %v", err)
