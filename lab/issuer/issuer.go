@@ -139,11 +139,18 @@ func (f *Front) Publish(id string, source Source) {
 	}
 }
 
-// cluster returns the cluster with the given id, which is announced or
-// published. It waits for the documents, for as long as ctx allows.
+// Withdraw serves the documents of the cluster with the given id no longer.
+func (f *Front) Withdraw(id string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.clusters, id)
+}
+
+// cluster returns the cluster with the given id, or nil. It waits for one that
+// is announced, for as long as ctx allows.
 func (f *Front) cluster(ctx context.Context, id string) *cluster {
 	c := f.lookup(id)
-	if c.discovery != nil {
+	if c == nil || c.discovery != nil {
 		return c
 	}
 	ctx, cancel := context.WithTimeout(ctx, announceWait)
@@ -216,13 +223,13 @@ func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func (f *Front) document(w http.ResponseWriter, r *http.Request) {
 	f.mu.RLock()
-	place, ok := f.documents[r.URL.Path]
+	place := f.documents[r.URL.Path]
 	f.mu.RUnlock()
-	if !ok || r.URL.EscapedPath() != r.URL.Path {
+	c := f.cluster(r.Context(), place.cluster)
+	if c == nil || r.URL.EscapedPath() != r.URL.Path {
 		writeError(w, http.StatusNotFound, "not_found", "no cluster of this front has a document here")
 		return
 	}
-	c := f.cluster(r.Context(), place.cluster)
 	if c.discovery == nil {
 		writeError(w, http.StatusServiceUnavailable, "cluster_unavailable", "the cluster is coming up")
 		return

@@ -52,6 +52,24 @@ func TestLayouts(t *testing.T) {
 	}
 }
 
+func TestWithdraw(t *testing.T) {
+	front, s, _ := newFront(t)
+	for _, step := range []struct {
+		do   func()
+		want int
+	}{
+		{func() {}, 200},
+		{func() { front.Withdraw("c1") }, 404},
+		{func() { front.Withdraw("c1") }, 404},
+		{func() { front.Publish("c1", s) }, 200},
+	} {
+		step.do()
+		if response := do(front, http.MethodGet, "/c/c1/openid/v1/jwks"); response.StatusCode != step.want {
+			t.Errorf("%s, want %d", response.Status, step.want)
+		}
+	}
+}
+
 func TestLayoutNamed(t *testing.T) {
 	for name, want := range map[string]string{"": "excloud", "excloud": "excloud", "oke": "oke"} {
 		if got, err := issuer.LayoutNamed(name); err != nil || got.Name != want {
