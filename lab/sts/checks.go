@@ -243,7 +243,12 @@ func checkClaims(_ context.Context, a *attempt) (finding, *Refusal) {
 			continue
 		}
 		s, ok := value.(string)
-		if !ok || s == "" || hasControl(s) {
+		lenient := text.claim == "sub" && p.AnySubject
+		if number, isNumber := value.(json.Number); isNumber && lenient {
+			s, ok = number.String(), true
+			a.payload.members["sub"] = s // as conditions see it
+		}
+		if !ok || s == "" && !lenient || hasControl(s) {
 			return invalid(text.claim, text.claim+": text", display(value))
 		}
 		*text.value = s

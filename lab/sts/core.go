@@ -67,11 +67,11 @@ func (c *Core) register() error {
 			return fmt.Errorf("issuer %q: registered twice; give it all its audiences at once", issuer.URL)
 		}
 		keys := &keyCache{
-			issuer:   issuer.URL,
-			policy:   c.cfg.Profile.Cache,
-			lastWins: c.cfg.Profile.AllowDuplicates,
-			client:   &client,
-			clock:    c.cfg.Clock,
+			issuer: issuer.URL,
+			policy: c.cfg.Profile.Cache,
+			rules:  c.cfg.Profile.Keys,
+			client: &client,
+			clock:  c.cfg.Clock,
 		}
 		if issuer.KeySet != nil {
 			if err := keys.upload(issuer.KeySet); err != nil {

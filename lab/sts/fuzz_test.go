@@ -90,7 +90,7 @@ func FuzzKeySet(f *testing.F) {
 	f.Add([]byte(`{"keys":[{"kty":"oct","kid":"a","k":"AQAB"},{}]}`))
 	f.Add([]byte(`{"keys":{}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		set, err := parseKeySet(data, 10, false)
+		set, err := parseKeySet(data, 10, KeyRules{})
 		if err != nil {
 			return
 		}

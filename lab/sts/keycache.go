@@ -25,7 +25,7 @@ type KeySetState struct {
 type keyCache struct {
 	issuer   string
 	policy   CachePolicy
-	lastWins bool // of keys with the same kid
+	rules    KeyRules
 	client   *http.Client
 	clock    clock.Clock
 	uploaded bool // set was uploaded: it is used as it is, and nothing is ever fetched
@@ -62,7 +62,7 @@ type lookup struct {
 
 // upload sets the keys once and for all, from a JWK set.
 func (c *keyCache) upload(data []byte) error {
-	set, err := parseKeySet(data, c.policy.MaxKeys, c.lastWins)
+	set, err := parseKeySet(data, c.policy.MaxKeys, c.rules)
 	if err != nil {
 		return err
 	}
@@ -223,7 +223,7 @@ func (c *keyCache) fetchSet(ctx context.Context, jwksURI string) (*keySet, error
 	if err != nil {
 		return nil, fmt.Errorf("key set: %w", err)
 	}
-	set, err := parseKeySet(body, c.policy.MaxKeys, c.lastWins)
+	set, err := parseKeySet(body, c.policy.MaxKeys, c.rules)
 	if err != nil {
 		return nil, fmt.Errorf("key set: %s: %w", jwksURI, err)
 	}

@@ -142,8 +142,8 @@ func (s *keySet) kids() []string {
 
 // parseKeySet reads a JWK set, RFC 7517 section 5. A key that cannot be used
 // is set aside; a document that is not a key set is an error. Of keys with the
-// same kid the last wins, or else none is used: which one was meant is anybody's guess.
-func parseKeySet(data []byte, maxKeys int, lastWins bool) (*keySet, error) {
+// same kid none is used, unless the rules say which.
+func parseKeySet(data []byte, maxKeys int, rules KeyRules) (*keySet, error) {
 	doc, err := decodeObject(data)
 	if err != nil {
 		return nil, err
@@ -160,15 +160,24 @@ func parseKeySet(data []byte, maxKeys int, lastWins bool) (*keySet, error) {
 	}
 	set := &keySet{keys: make(map[string]publicKey), unusable: make(map[string]error)}
 	seen := make(map[string]bool)
+	kinds := make(map[string]int)
+	for _, entry := range list {
+		if jwk, ok := entry.(map[string]any); ok {
+			kinds[kindOf(jwk)]++
+		}
+	}
 	for _, entry := range list {
 		jwk, ok := entry.(map[string]any)
 		if !ok {
 			return nil, errors.New("a key that is not an object")
 		}
 		kid, _ := jwk["kid"].(string)
-		key, err := parseKey(jwk)
-		if err == nil && seen[kid] && !lastWins {
+		key, err := parseKey(jwk, rules)
+		if err == nil && seen[kid] && !rules.LastWins {
 			err = errors.New("several keys have this kid")
+		}
+		if kind := kindOf(jwk); err == nil && rules.MaxPerKind > 0 && kinds[kind] > rules.MaxPerKind {
+			err = fmt.Errorf("%d keys of kty %s, of at most %d", kinds[kind], kind, rules.MaxPerKind)
 		}
 		seen[kid] = true
 		delete(set.keys, kid)
@@ -182,8 +191,14 @@ func parseKeySet(data []byte, maxKeys int, lastWins bool) (*keySet, error) {
 	return set, nil
 }
 
+// kindOf returns the kty of a JWK, or "" if it has none.
+func kindOf(jwk map[string]any) string {
+	kind, _ := jwk["kty"].(string)
+	return kind
+}
+
 // parseKey reads a JWK (RFC 7517 section 4) and refuses what must not verify a token.
-func parseKey(jwk map[string]any) (publicKey, error) {
+func parseKey(jwk map[string]any, rules KeyRules) (publicKey, error) {
 	kid, _ := jwk["kid"].(string)
 	if kid == "" || len(kid) > maxKidBytes {
 		return publicKey{}, errors.New("no kid, or one that is too long")
@@ -201,9 +216,12 @@ func parseKey(jwk map[string]any) (publicKey, error) {
 		if !slices.Contains(list, any("verify")) {
 			return publicKey{}, errors.New("key_ops does not allow verify")
 		}
+		if rules.RefuseKeyOps {
+			return publicKey{}, errors.New("the key has key_ops")
+		}
 	}
 	alg := ""
-	if value, ok := jwk["alg"]; ok {
+	if value, ok := jwk["alg"]; ok && !rules.IgnoreAlg {
 		if alg, ok = value.(string); !ok || alg == "" {
 			return publicKey{}, errors.New("alg is not a name")
 		}

@@ -44,8 +44,11 @@ func AWS() Profile {
 		MaxTokenBytes:   20_000,            // STS API reference, WebIdentityToken: 4 to 20000
 		MaxHeaderBytes:  4 << 10,           // ours; the vendor documents none
 		StringTimes:     true,              // observed: strings of digits pass, fractions do not
-		AllowDuplicates: true,              // observed: the last one wins, of claims and of kids
+		AllowDuplicates: true,              // observed: the last one wins
 		AuthorizedParty: true,              // IAM user guide, OIDC condition keys: aud is azp if there is one
+		AnySubject:      true,              // observed
+		// Observed, all four. IAM user guide: at most 100 RSA and 100 EC keys.
+		Keys: KeyRules{LastWins: true, RefuseKeyOps: true, IgnoreAlg: true, MaxPerKind: 100},
 		Cache: CachePolicy{
 			// Not documented by the vendor. Operators report waits of none to
 			// 10 min after a rotation; this models both ends.
@@ -55,7 +58,7 @@ func AWS() Profile {
 			MinInterval:       30 * time.Second,
 			FetchTimeout:      5 * time.Second, // re:Post: a provider slower than 5 s fails
 			MaxBodyBytes:      1 << 20,
-			MaxKeys:           200, // IAM user guide: 100 RSA and 100 EC keys
+			MaxKeys:           1000, // ours; see Keys
 		},
 	}
 }

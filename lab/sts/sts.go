@@ -98,7 +98,18 @@ type Profile struct {
 	RefuseKeyHeaders bool          // refuse jwk, jku, x5u, x5c in the header, not merely ignore them
 	AllowDuplicates  bool          // the last of two claims of the same name wins; otherwise refused
 	AuthorizedParty  bool          // AWS: if there is an azp claim, it is the audience
+	AnySubject       bool          // sub may be a number, which is read as text, and empty; no role takes an empty one
+	Keys             KeyRules
 	Cache            CachePolicy
+}
+
+// KeyRules are which published keys a relying party uses, where parties differ
+// on it. The zero value is what RFC 7517 says.
+type KeyRules struct {
+	LastWins     bool // of keys with the same kid the last one is used; otherwise none
+	RefuseKeyOps bool // a key with key_ops is not used, whatever they are
+	IgnoreAlg    bool // a key is for any algorithm of its kind, whatever its alg
+	MaxPerKind   int  // if there are more keys of one kty, none of those is used; 0 means any number
 }
 
 // CachePolicy is how a relying party keeps an issuer's keys. Ages are measured

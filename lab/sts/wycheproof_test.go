@@ -112,7 +112,7 @@ func verifies(t *testing.T, profile Profile, token, keys string) bool {
 			return false
 		}
 	}
-	set, err := parseKeySet([]byte(keys), profile.Cache.MaxKeys, false)
+	set, err := parseKeySet([]byte(keys), profile.Cache.MaxKeys, KeyRules{})
 	if err != nil {
 		return false
 	}
