@@ -174,12 +174,12 @@ func parseConditions(element map[string]map[string]oneOrMore, provider string) (
 	var conditions []sts.Condition
 	for name, keys := range element {
 		operator := sts.Operator(name)
-		if operator != sts.StringEquals && operator != sts.StringLike {
-			return nil, fmt.Errorf("condition operator %q is not evaluated here; use StringEquals or StringLike", name)
+		if err := operator.Validate(); err != nil {
+			return nil, fmt.Errorf("condition %w", err)
 		}
 		for key, values := range keys {
 			claim, ok := strings.CutPrefix(key, provider+":")
-			if !ok || !slices.Contains([]string{"sub", "aud", "oaud"}, claim) {
+			if !ok || !slices.Contains([]string{"sub", "aud", "oaud", "amr"}, claim) {
 				return nil, fmt.Errorf("condition key %q can never match; use %q or %q", key, provider+":sub", provider+":aud")
 			}
 			if len(values) == 0 {

@@ -56,6 +56,16 @@ func TestTrustPolicy(t *testing.T) {
 	}
 }
 
+// TestTrustPolicyOperators takes those of the core.
+func TestTrustPolicyOperators(t *testing.T) {
+	for _, operator := range []sts.Operator{"StringNotEquals", "StringLikeIfExists", "ForAnyValue:StringEquals", "ForAllValues:StringNotLike"} {
+		got, err := parseTrustPolicy([]byte(strings.Replace(goodPolicy, "StringEquals", string(operator), 1)), providers())
+		if err != nil || got[webIdentityAction][0].Conditions[1].Operator != operator {
+			t.Errorf("%s: %v, %v", operator, got, err)
+		}
+	}
+}
+
 func TestTrustPolicyRefused(t *testing.T) {
 	if _, err := parseTrustPolicy([]byte(goodPolicy), providers()); err != nil {
 		t.Fatalf("control: %v", err)
@@ -92,9 +102,9 @@ func TestTrustPolicyRefused(t *testing.T) {
 		"provider of another account":  {"123456789012", "210987654321", "has no OIDC provider"},
 		"provider that is not there":   {"oidc-provider/issuer.example:8443/c/a", "oidc-provider/issuer.example:8443/c/b", "has no OIDC provider"},
 		"provider with a scheme":       {"oidc-provider/issuer", "oidc-provider/https://issuer", "has no OIDC provider"},
-		"unknown operator":             {"StringEquals", "StringNotEquals", `operator "StringNotEquals" is not evaluated`},
-		"IfExists":                     {"StringEquals", "StringEqualsIfExists", "is not evaluated"},
-		"ForAnyValue":                  {"StringEquals", "ForAnyValue:StringEquals", "is not evaluated"},
+		"unknown operator":             {"StringEquals", "NumericEquals", `condition operator "NumericEquals" is not supported`},
+		"operator in another case":     {"StringEquals", "stringEquals", `condition operator "stringEquals" is not supported`},
+		"unknown set operator":         {"StringEquals", "ForSomeValue:StringEquals", "only ForAnyValue: and ForAllValues:"},
 		"key of another issuer":        {"c/a:aud", "c/b:aud", "can never match"},
 		"key with a scheme":            {`{"issuer.example:8443/c/a:aud"`, `{"https://issuer.example:8443/c/a:aud"`, "can never match"},
 		"key of another claim":         {"c/a:aud", "c/a:email", "can never match"},
