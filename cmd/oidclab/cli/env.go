@@ -56,8 +56,12 @@ demo/app and are renewed for as long as the lab is up.
 
 --for proxy is for applications that cannot be pointed elsewhere: with it, and with
 production settings, the vendors' host names lead to the lab. Every other host is
-refused, so that no token leaves the machine; ` + "`oidclab status`" + ` shows which.`,
+refused, so that no token leaves the machine; ` + "`oidclab status`" + ` shows which.
+
+--for azure-proxy is for applications that set EnableAzureProxy of azidentity, as on
+clusters with a token proxy.`,
 		Example: `  eval "$(oidclab env --for aws)" && aws sts get-caller-identity
+  eval "$(oidclab env --for aws)" && aws s3 cp s3://demo/greeting -
   oidclab env --for vault -o dotenv > .env
   oidclab env -o github >> "$GITHUB_ENV"`,
 		Args: exactly(0),
