@@ -13,34 +13,10 @@ import (
 	"time"
 
 	"github.com/oidclab/oidclab/fixtures"
-	"github.com/oidclab/oidclab/lab/clock"
 	"github.com/oidclab/oidclab/lab/cluster"
 	"github.com/oidclab/oidclab/lab/cluster/embedded"
-	"github.com/oidclab/oidclab/lab/cluster/signer"
-	"github.com/oidclab/oidclab/lab/keys"
 	"github.com/oidclab/oidclab/lab/problem"
 )
-
-func (m *member) startSigner(l *Lab) func(context.Context, *undo) (string, error) {
-	return func(_ context.Context, u *undo) (string, error) {
-		if err := os.MkdirAll(m.dir, 0o700); err != nil {
-			return "", err
-		}
-		set, err := keys.New(clock.System{}, keys.RS256)
-		if err != nil {
-			return "", err
-		}
-		m.keys = set
-		server, err := signer.Start(signer.Config{Socket: m.socket(), Keys: set, Trace: l.Trace})
-		if err != nil {
-			return "", err
-		}
-		u.add("signer "+m.id, func(context.Context) error { server.Stop(); return nil })
-		return "kid " + set.Current().ID, nil
-	}
-}
-
-func (m *member) socket() string { return filepath.Join(m.dir, "signer.sock") }
 
 func (m *member) startCluster(l *Lab) func(context.Context, *undo) (string, error) {
 	return func(ctx context.Context, u *undo) (string, error) {
@@ -70,9 +46,11 @@ func (m *member) startCluster(l *Lab) func(context.Context, *undo) (string, erro
 
 // startEngine starts a cluster on the lab's engine.
 func (l *Lab) startEngine(ctx context.Context, m *member) (cluster.Cluster, error) {
-	identity := cluster.Identity{ID: m.id, Issuer: m.issuer, JWKSURI: m.jwksURI, SignerSocket: m.socket()}
+	identity, err := l.newIdentity(m)
+	if err != nil {
+		return nil, err
+	}
 	var started cluster.Cluster
-	var err error
 	if l.spec.Engine == Kind {
 		started, err = l.startKind(ctx, m, identity)
 	} else {

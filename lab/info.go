@@ -14,22 +14,23 @@ import (
 
 // Info is where everything of a ready lab is. It holds no secrets.
 type Info struct {
-	Name     string        `json:"name"`
-	Engine   string        `json:"engine"`
-	Signer   string        `json:"signer"` // of tokens, External or Static
-	Dir      string        `json:"dir"`
-	CAFile   string        `json:"caFile"` // PEM; the root of front, token service and Vault
-	Front    string        `json:"front"`  // origin of the issuer front
-	Clusters []ClusterInfo `json:"clusters"`
-	AWS      AWSInfo       `json:"aws"`
-	GCP      GCPInfo       `json:"gcp"`
-	Azure    AzureInfo     `json:"azure"`
-	STACKIT  STACKITInfo   `json:"stackit"`
-	OCI      OCIInfo       `json:"oci"`
-	Generic  GenericInfo   `json:"generic"`
-	Vault    *VaultInfo    `json:"vault,omitempty"`
-	Webhook  WebhookInfo   `json:"webhook"`
-	Proxy    string        `json:"proxy"` // HTTPS_PROXY of unmodified applications
+	Name        string        `json:"name"`
+	Engine      string        `json:"engine"`
+	Signer      string        `json:"signer"`      // of tokens, External or Static
+	IssuerStyle string        `json:"issuerStyle"` // of issuer URLs, see issuer.Layouts
+	Dir         string        `json:"dir"`
+	CAFile      string        `json:"caFile"` // PEM; the root of front, token service and Vault
+	Front       string        `json:"front"`  // origin of the issuer front
+	Clusters    []ClusterInfo `json:"clusters"`
+	AWS         AWSInfo       `json:"aws"`
+	GCP         GCPInfo       `json:"gcp"`
+	Azure       AzureInfo     `json:"azure"`
+	STACKIT     STACKITInfo   `json:"stackit"`
+	OCI         OCIInfo       `json:"oci"`
+	Generic     GenericInfo   `json:"generic"`
+	Vault       *VaultInfo    `json:"vault,omitempty"`
+	Webhook     WebhookInfo   `json:"webhook"`
+	Proxy       string        `json:"proxy"` // HTTPS_PROXY of unmodified applications
 	// WorkloadImage is the image of the oidclab binary that the nodes have.
 	WorkloadImage string            `json:"workloadImage,omitempty"`
 	Absent        map[string]string `json:"absent,omitempty"` // what this lab lacks, and why

@@ -65,16 +65,19 @@ func (l *Lab) newIdentity(m *member) (cluster.Identity, error) {
 // installKeys restarts the cluster's API server with other key files. It goes on
 // when whoever asked for it has gone: half a restart helps nobody.
 func (m *member) installKeys(files keys.Files) error {
-	identity := m.cluster.Identity()
-	identity.KeyFiles = &files
-	return m.reconfigure(context.Background(), identity)
+	return m.reconfigure(context.Background(), func(identity *cluster.Identity) { identity.KeyFiles = &files })
 }
 
-func (m *member) reconfigure(ctx context.Context, identity cluster.Identity) error {
+// reconfigure restarts the cluster's API server with a changed identity.
+func (m *member) reconfigure(ctx context.Context, change func(*cluster.Identity)) error {
 	reconfigurer, ok := m.cluster.(cluster.Reconfigurer)
 	if !ok {
 		return problem.New(problem.Usage, "oidclab status", "the API server of cluster %s is not the lab's to restart", m.id)
 	}
+	m.changing.Lock()
+	defer m.changing.Unlock()
+	identity := m.cluster.Identity()
+	change(&identity)
 	ctx, cancel := context.WithTimeout(ctx, restartTimeout)
 	defer cancel()
 	if err := reconfigurer.Reconfigure(ctx, identity); err != nil {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/oidclab/oidclab/fixtures"
+	"github.com/oidclab/oidclab/lab/issuer"
 	"github.com/oidclab/oidclab/lab/problem"
 	"github.com/oidclab/oidclab/lab/sts"
 )
@@ -33,8 +34,10 @@ type Spec struct {
 	Engine   string   // what runs the clusters, Embedded or Kind; empty means Embedded
 	Network  string   // the lab's Docker network, which begins the names of its containers; this process's kind.NetworkVariable; only with Kind
 	Image    string   // of the nodes; only with Kind
+	Signer   string   // who signs tokens, External or Static; empty means External
 	Clusters int      // 1 to 9; 0 means 1
 	Port     int      // of the issuer front; 0 means any free one
+	Issuers  string   // the style of issuer URLs, see issuer.Layouts; empty means the first
 	Command  []string // runs this program as a component of a control plane
 	Vault    string   // the vault program; empty means a lab without Vault
 	NoVault  string   // why there is no Vault, for messages; only if Vault is empty
@@ -86,6 +89,17 @@ func (s Spec) validated() (Spec, error) {
 	if s.Engine == Kind && (s.Network == "" || s.Image == "") {
 		return s, problem.New(problem.Usage, "", "the kind engine needs a network and an image of nodes")
 	}
+	if s.Signer == "" {
+		s.Signer = External
+	}
+	if s.Signer != External && s.Signer != Static {
+		return s, problem.New(problem.Usage, "oidclab up --help", "there is no signer %q; there are %s and %s", s.Signer, External, Static)
+	}
+	layout, err := issuer.LayoutNamed(s.Issuers)
+	if err != nil {
+		return s, problem.New(problem.Usage, "oidclab up --help", "%w", err)
+	}
+	s.Issuers = layout.Name
 	if s.Clusters == 0 {
 		s.Clusters = 1
 	}

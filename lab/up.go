@@ -62,6 +62,7 @@ type member struct {
 	keys    *keys.Set
 	cluster cluster.Cluster
 
+	changing sync.Mutex // held over a change of the cluster's identity
 	rotating sync.Mutex
 	rotation *Rotation // guarded by rotating; nil before the first
 }
@@ -85,7 +86,7 @@ func Up(ctx context.Context, spec Spec, observe func(StepEvent)) (*Lab, error) {
 		observe = func(StepEvent) {}
 	}
 	l := &Lab{spec: spec, Clock: clock.New(nil), Trace: trace.New(), since: time.Now(), address: loopback}
-	l.info = Info{Name: spec.Name, Engine: spec.Engine, Dir: spec.Dir, CAFile: filepath.Join(spec.Dir, "ca.crt"), Absent: map[string]string{}}
+	l.info = Info{Name: spec.Name, Engine: spec.Engine, Signer: spec.Signer, IssuerStyle: spec.Issuers, Dir: spec.Dir, CAFile: filepath.Join(spec.Dir, "ca.crt"), Absent: map[string]string{}}
 
 	var p plan
 	var network []*step
@@ -96,7 +97,7 @@ func Up(ctx context.Context, spec Spec, observe func(StepEvent)) (*Lab, error) {
 	services := p.step("token service", l.startServices, front)
 	var clusters []*step
 	for _, m := range l.newMembers() {
-		signing := p.step("signing keys "+m.id, m.startSigner(l), front)
+		signing := p.step("signing keys "+m.id, m.startSigning(l), front)
 		clusters = append(clusters, p.step("cluster "+m.id, m.startCluster(l), signing))
 	}
 	if spec.Vault != "" {
@@ -120,6 +121,7 @@ func Up(ctx context.Context, spec Spec, observe func(StepEvent)) (*Lab, error) {
 	l.undo.add("watchers", func(context.Context) error {
 		stop()
 		watchers.Wait()
+		l.client.CloseIdleConnections() // or each server would wait a second for those to it, with HTTP/2
 		return nil
 	})
 	return l, nil
@@ -155,7 +157,11 @@ func (l *Lab) startFront(_ context.Context, u *undo) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	l.front = issuer.New(server.URL(), nil)
+	layout, err := issuer.LayoutNamed(l.spec.Issuers)
+	if err != nil {
+		return "", err
+	}
+	l.front = issuer.New(server.URL(), layout, nil)
 	l.info.Front = server.URL()
 	for _, m := range l.members {
 		m.issuer, m.jwksURI = l.front.IssuerURL(m.id), l.front.KeySetURL(m.id)

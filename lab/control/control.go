@@ -33,6 +33,16 @@ type keyRequest struct {
 	Advance bool   `json:"advance"`
 }
 
+// issuerRequest is the body of POST /v1/cluster/issuer.
+type issuerRequest struct {
+	Cluster string `json:"cluster"`
+	Public  bool   `json:"public"`
+}
+
+type issuerAnswer struct {
+	Issuer string `json:"issuer"`
+}
+
 // clockRequest is the body of POST /v1/clock/{operation}.
 type clockRequest struct {
 	By time.Duration `json:"by,omitempty"`
@@ -89,6 +99,10 @@ func Handler(l *lab.Lab, stop func()) http.Handler {
 	}))
 	mux.HandleFunc("POST /v1/keys/abandon", post(func(_ context.Context, r keyRequest) (lab.Rotation, error) {
 		return l.AbandonRotation(r.Cluster)
+	}))
+	mux.HandleFunc("POST /v1/cluster/issuer", post(func(ctx context.Context, r issuerRequest) (issuerAnswer, error) {
+		issuer, err := l.SetPublicIssuer(ctx, r.Cluster, r.Public)
+		return issuerAnswer{issuer}, err
 	}))
 	mux.HandleFunc("GET /v1/clock", func(w http.ResponseWriter, _ *http.Request) { answer(w, l.Clock.State(), nil) })
 	mux.HandleFunc("POST /v1/clock/advance", post(func(_ context.Context, r clockRequest) (clock.State, error) {
@@ -241,6 +255,13 @@ func (c *Client) StartRotation(ctx context.Context, cluster string, advance bool
 // AbandonRotation ends a safe rotation where it stands.
 func (c *Client) AbandonRotation(ctx context.Context, cluster string) (lab.Rotation, error) {
 	return call[lab.Rotation](ctx, c, http.MethodPost, "/v1/keys/abandon", keyRequest{Cluster: cluster})
+}
+
+// SetPublicIssuer gives a cluster its public issuer, or takes it away, and
+// returns the issuer that it has now.
+func (c *Client) SetPublicIssuer(ctx context.Context, cluster string, public bool) (string, error) {
+	a, err := call[issuerAnswer](ctx, c, http.MethodPost, "/v1/cluster/issuer", issuerRequest{Cluster: cluster, Public: public})
+	return a.Issuer, err
 }
 
 // Clock returns what the lab clock shows.

@@ -122,7 +122,7 @@ func (a *app) root() *cobra.Command {
 	})
 	root.AddCommand(
 		a.upCommand(), a.superviseCommand(), a.downCommand(), a.statusCommand(), a.listCommand(), a.envCommand(),
-		a.tokenCommand(), a.exchangeCommand(), a.runCommand(), a.probeCommand(), a.manifestsCommand(), a.keysCommand(), a.clockCommand(), a.scenariosCommand(),
+		a.tokenCommand(), a.exchangeCommand(), a.runCommand(), a.probeCommand(), a.manifestsCommand(), a.keysCommand(), a.clusterCommand(), a.clockCommand(), a.scenariosCommand(),
 		a.traceCommand(), a.logsCommand(), a.imagesCommand(), a.doctorCommand(), a.versionCommand(),
 	)
 	root.InitDefaultCompletionCmd()
