@@ -17,7 +17,11 @@ func (l *Lab) Status(ctx context.Context) Status {
 		}
 	}
 	for _, m := range l.members {
-		complain(m.cluster.Healthy(ctx))
+		err := m.cluster.Healthy(ctx)
+		if err == nil {
+			err = l.checkWebhook(ctx, m)
+		}
+		complain(err)
 		if processes, ok := m.cluster.(interface{ Components() []proc.Status }); ok {
 			status.Components = append(status.Components, named(m.id, processes.Components())...)
 		}

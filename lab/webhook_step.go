@@ -6,13 +6,17 @@ import (
 	"fmt"
 	"net/http"
 	"path"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
 
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/tools/cache"
 
 	"github.com/oidclab/oidclab/fixtures"
 	"github.com/oidclab/oidclab/lab/webhook"
@@ -21,6 +25,12 @@ import (
 // caMountPath is where containers have the ConfigMap with the lab's CA, if the
 // webhook injects into them.
 const caMountPath = "/var/run/secrets/oidclab.dev"
+
+// How long one ConfigMap may take, and how often all are looked at again.
+const (
+	publishTimeout = 10 * time.Second
+	publishAgain   = time.Minute
+)
 
 // startWebhook starts the pod identity webhook, with all vendors' profiles, has
 // every cluster ask it about new pods, and waits until they do.
@@ -59,6 +69,7 @@ func (l *Lab) startWebhook(ctx context.Context, u *undo) (string, error) {
 			handler.Handle("/"+m.id+p.Path, q)
 		}
 	}
+	server.WithoutHTTP2() // API servers keep connections, and HTTP/2 takes a second to end one
 	server.Serve(handler)
 	for _, m := range l.members {
 		for i, p := range profiles {
@@ -69,6 +80,7 @@ func (l *Lab) startWebhook(ctx context.Context, u *undo) (string, error) {
 		}
 	}
 	for _, m := range l.members {
+		l.publishCA(m, u)
 		if err := m.awaitQuestions(ctx, names, asked[m]); err != nil {
 			return "", err
 		}
@@ -114,6 +126,36 @@ func (l *Lab) webhookExtra(p webhook.Profile) webhook.Extra {
 	return webhook.Extra{Env: env, Volume: &ca, MountPath: caMountPath}
 }
 
+// publishCA keeps the ConfigMap with the lab's CA in every namespace, as a
+// cluster does with its own (kube-root-ca.crt): pods do not start without it.
+func (l *Lab) publishCA(m *member, u *undo) {
+	data := map[string]string{fixtures.CAKey: string(l.ca.CertPEM())}
+	watching, stop := context.WithCancel(context.Background())
+	publish := func(object any) {
+		namespace := object.(*corev1.Namespace)
+		if namespace.Status.Phase == corev1.NamespaceTerminating {
+			return
+		}
+		ctx, cancel := context.WithTimeout(watching, publishTimeout)
+		defer cancel()
+		if err := m.cluster.API().EnsureConfigMap(ctx, namespace.Name, fixtures.CAConfigMap, data); err != nil && watching.Err() == nil {
+			l.spec.Log.Warn("the lab's CA is not in a namespace", "cluster", m.id, "namespace", namespace.Name, "why", err)
+		}
+	}
+	factory := informers.NewSharedInformerFactory(m.cluster.API().Kubernetes(), publishAgain)
+	// It fails on an informer that was stopped only.
+	_, _ = factory.Core().V1().Namespaces().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    publish,
+		UpdateFunc: func(_, now any) { publish(now) },
+	})
+	factory.Start(watching.Done())
+	u.add("CA in the namespaces of "+m.id, func(context.Context) error {
+		stop()
+		factory.Shutdown()
+		return nil
+	})
+}
+
 // accountsOf looks service accounts up in a cluster.
 type accountsOf struct{ m *member }
 
@@ -132,6 +174,23 @@ func (m *member) register(ctx context.Context, p webhook.Profile, name, url stri
 		Patch(ctx, name, types.ApplyPatchType, configuration, metav1.PatchOptions{FieldManager: "oidclab", Force: &force})
 	if err != nil {
 		return fmt.Errorf("cluster %s: webhook %s: %w", m.id, name, err)
+	}
+	return nil
+}
+
+// checkWebhook returns nil if the API server asks the lab's webhooks.
+func (l *Lab) checkWebhook(ctx context.Context, m *member) error {
+	configurations := m.cluster.API().Kubernetes().AdmissionregistrationV1().MutatingWebhookConfigurations()
+	for _, p := range l.info.Webhook.Profiles {
+		configuration, err := configurations.Get(ctx, p.Configuration, metav1.GetOptions{})
+		if err != nil {
+			return fmt.Errorf("cluster %s: %w", m.id, err)
+		}
+		if !slices.ContainsFunc(configuration.Webhooks, func(w admissionregistrationv1.MutatingWebhook) bool {
+			return w.ClientConfig.URL != nil && *w.ClientConfig.URL == p.URLs[m.id]
+		}) {
+			return fmt.Errorf("cluster %s: %s does not lead to the lab's webhook, which is %s", m.id, p.Configuration, p.URLs[m.id])
+		}
 	}
 	return nil
 }

@@ -299,6 +299,10 @@ func allVendors(ctx context.Context, s *Session) {
 		}
 	}
 	s.Expect(cas).To(Equal(1), "the lab's CA is mounted once")
+	s.Eventually(ctx, func(ctx context.Context) error {
+		_, err := s.Kubernetes(s.Cluster()).Kubernetes().CoreV1().ConfigMaps(namespace).Get(ctx, fixtures.CAConfigMap, metav1.GetOptions{})
+		return err
+	}).Should(Succeed(), "the lab's CA is there to be mounted")
 }
 
 func expirationBelow600(ctx context.Context, s *Session) {
