@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -39,10 +40,6 @@ func (s Spec) enter() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("mounts cannot be made private: %w", err)
 	}
-	others, err := mountsOnRoot()
-	if err != nil {
-		return err
-	}
 	var sources []*os.File // opened now: their paths are hidden later
 	for _, m := range s.Mounts {
 		source, err := os.OpenFile(m.Source, unix.O_PATH|unix.O_CLOEXEC, 0)
@@ -51,31 +48,19 @@ func (s Spec) enter() error {
 		}
 		sources = append(sources, source)
 	}
-	root := overlays{dir: s.Dir, userXattr: s.UserNamespace}
-	if err := root.begin(); err != nil {
-		return err
-	}
-	merged, err := root.mount("/")
+	own := private{dir: s.Dir, copied: s.UserNamespace}
+	root, err := own.begin()
 	if err != nil {
 		return err
 	}
-	for _, other := range others {
-		err := unix.Mount(other, filepath.Join(merged, other), "", unix.MS_BIND|unix.MS_REC, "")
-		if err != nil && !errors.Is(err, fs.ErrNotExist) { // hidden by another mount
-			return fmt.Errorf("mounting %s: %w", other, err)
-		}
-	}
-	if err := root.showIn(merged); err != nil {
-		return fmt.Errorf("mounting %s: %w", s.Dir, err)
-	}
-	if err := unix.Chroot(merged); err != nil {
+	if err := unix.Chroot(root); err != nil {
 		return fmt.Errorf("chroot: %w", err)
 	}
 	if err := os.Chdir("/"); err != nil {
 		return err
 	}
 	for i, m := range s.Mounts {
-		if err := root.bind(sources[i], m); err != nil {
+		if err := own.bind(sources[i], m); err != nil {
 			return fmt.Errorf("mounting %s: %w", m.Target, err)
 		}
 	}
@@ -91,6 +76,49 @@ func (s Spec) enter() error {
 		return fmt.Errorf("hostname: %w", err)
 	}
 	return nil
+}
+
+// private makes directories the program's own: they show what they hold, and what
+// is written to them, or mounted, nobody else sees.
+type private struct {
+	dir     string   // holds what is written, in memory
+	copied  bool     // a user namespace may not have overlays of directories on which others have mounted something
+	count   int      // of the directories
+	devices []uint64 // of their file systems
+}
+
+// begin returns a directory that shows the whole file system.
+func (p *private) begin() (string, error) {
+	mounts, err := mountsOnRoot()
+	if err != nil {
+		return "", err
+	}
+	if err := mountMemory(p.dir); err != nil {
+		return "", err
+	}
+	root, err := p.show("/")
+	if err != nil {
+		return "", err
+	}
+	for _, m := range mounts {
+		if p.copied { // they are there already
+			break
+		}
+		err := unix.Mount(m, filepath.Join(root, m), "", unix.MS_BIND|unix.MS_REC, "")
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // hidden by another mount
+			return "", fmt.Errorf("mounting %s: %w", m, err)
+		}
+	}
+	// Unless it is on a file system that has just been mounted.
+	here, err := deviceOf(p.dir)
+	if err != nil {
+		return "", err
+	}
+	there, err := deviceOf(filepath.Join(root, p.dir))
+	if err != nil || here == there {
+		return root, err
+	}
+	return root, unix.Mount(p.dir, filepath.Join(root, p.dir), "", unix.MS_BIND|unix.MS_REC, "")
 }
 
 // mountsOnRoot returns the mount points on the root file system itself.
@@ -114,41 +142,36 @@ func mountsOnRoot() ([]string, error) {
 	return points, nil
 }
 
-// overlays makes parts of the file system the container's own.
-type overlays struct {
-	dir       string // holds what is written, in memory
-	userXattr bool
-	count     int
-	devices   []uint64 // of the overlays
-}
-
-func (o *overlays) begin() error {
-	if err := unix.Mount("tmpfs", o.dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755"); err != nil {
+func mountMemory(dir string) error {
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755"); err != nil {
 		return fmt.Errorf("tmpfs: %w", err)
 	}
 	return nil
 }
 
-// showIn makes the overlays' directory what it is in another root, unless it is
-// on a file system that has been mounted there.
-func (o *overlays) showIn(root string) error {
-	here, err := deviceOf(o.dir)
+// show returns a private directory that shows what dir holds.
+func (p *private) show(dir string) (string, error) {
+	p.count++
+	here := filepath.Join(p.dir, fmt.Sprint(p.count))
+	if err := os.Mkdir(here, 0o755); err != nil {
+		return "", err
+	}
+	show := overlay
+	if p.copied {
+		show = skeleton
+	}
+	shown, err := show(dir, here)
 	if err != nil {
-		return err
+		return "", fmt.Errorf("a private %s: %w", dir, err)
 	}
-	there := filepath.Join(root, o.dir)
-	if device, err := deviceOf(there); err != nil || device == here {
-		return err
-	}
-	return unix.Mount(o.dir, there, "", unix.MS_BIND|unix.MS_REC, "")
+	device, err := deviceOf(shown)
+	p.devices = append(p.devices, device)
+	return shown, err
 }
 
-// mount returns a directory that shows what dir holds, and keeps to itself what is
-// written to it.
-func (o *overlays) mount(dir string) (string, error) {
-	o.count++
-	here := filepath.Join(o.dir, fmt.Sprint(o.count))
-	for _, name := range []string{"", "upper", "work", "merged"} {
+// overlay shows what dir holds, but for what is mounted there.
+func overlay(dir, here string) (string, error) {
+	for _, name := range []string{"upper", "work", "merged"} {
 		if err := os.Mkdir(filepath.Join(here, name), 0o755); err != nil {
 			return "", err
 		}
@@ -165,21 +188,50 @@ func (o *overlays) mount(dir string) (string, error) {
 		return "", err
 	}
 	defer func() { _ = lower.Close() }()
-	// Relative paths and descriptors: names may hold what separates options.
+	// Relative paths and a descriptor: names may hold what separates options.
 	if err := os.Chdir(here); err != nil {
 		return "", err
 	}
 	options := fmt.Sprintf("lowerdir=/proc/self/fd/%d,upperdir=upper,workdir=work", lower.Fd())
-	if o.userXattr {
-		options += ",userxattr"
+	return filepath.Join(here, "merged"), unix.Mount("overlay", "merged", "overlay", 0, options)
+}
+
+// skeleton shows what dir holds, each entry by a mount of its own. Entries are as
+// writable as they were.
+func skeleton(dir, here string) (string, error) {
+	if err := mountMemory(here); err != nil {
+		return "", err
 	}
-	if err := unix.Mount("overlay", "merged", "overlay", 0, options); err != nil {
-		return "", fmt.Errorf("overlay of %s: %w", dir, err)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return "", err
 	}
-	merged := filepath.Join(here, "merged")
-	device, err := deviceOf(merged)
-	o.devices = append(o.devices, device)
-	return merged, err
+	for _, entry := range entries {
+		source, target := filepath.Join(dir, entry.Name()), filepath.Join(here, entry.Name())
+		switch entry.Type() {
+		case fs.ModeSymlink:
+			link, err := os.Readlink(source)
+			if err == nil {
+				err = os.Symlink(link, target)
+			}
+			if err != nil {
+				return "", err
+			}
+			continue
+		case fs.ModeDir:
+			err = os.Mkdir(target, 0o755)
+		default:
+			err = os.WriteFile(target, nil, 0o644)
+		}
+		if err != nil {
+			return "", err
+		}
+		err = unix.Mount(source, target, "", unix.MS_BIND|unix.MS_REC, "")
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // it has just been removed
+			return "", fmt.Errorf("mounting %s: %w", source, err)
+		}
+	}
+	return here, nil
 }
 
 func deviceOf(path string) (uint64, error) {
@@ -189,14 +241,14 @@ func deviceOf(path string) (uint64, error) {
 }
 
 // bind mounts an open file or directory.
-func (o *overlays) bind(source *os.File, m Bind) error {
+func (p *private) bind(source *os.File, m Bind) error {
 	defer func() { _ = source.Close() }()
 	info, err := source.Stat()
 	if err != nil {
 		return err
 	}
 	if _, err := os.Stat(m.Target); errors.Is(err, fs.ErrNotExist) {
-		if err := o.makePrivate(filepath.Dir(m.Target)); err != nil {
+		if err := p.makePrivate(filepath.Dir(m.Target)); err != nil {
 			return err
 		}
 		if info.IsDir() {
@@ -219,7 +271,7 @@ func (o *overlays) bind(source *os.File, m Bind) error {
 
 // makePrivate makes a directory in which mount points can be made without
 // anybody else seeing them.
-func (o *overlays) makePrivate(dir string) error {
+func (p *private) makePrivate(dir string) error {
 	existing := dir
 	for {
 		if resolved, err := filepath.EvalSymlinks(existing); err == nil {
@@ -234,19 +286,15 @@ func (o *overlays) makePrivate(dir string) error {
 	if err != nil {
 		return err
 	}
-	private := false
-	for _, own := range o.devices {
-		private = private || own == device
-	}
-	if !private {
-		merged, err := o.mount(existing)
+	if !slices.Contains(p.devices, device) {
+		shown, err := p.show(existing)
 		if err != nil {
 			return err
 		}
 		if err := os.Chdir("/"); err != nil {
 			return err
 		}
-		if err := unix.Mount(merged, existing, "", unix.MS_BIND, ""); err != nil {
+		if err := unix.Mount(shown, existing, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
 			return err
 		}
 	}
@@ -266,11 +314,7 @@ func remountReadOnly(path string) error {
 // execute becomes the container's user and command.
 func (s Spec) execute() error {
 	for capability := uintptr(0); capability <= unix.CAP_LAST_CAP; capability++ {
-		keep := false
-		for _, allowed := range s.Capabilities {
-			keep = keep || allowed == capability
-		}
-		if keep {
+		if slices.Contains(s.Capabilities, capability) {
 			continue
 		}
 		if err := unix.Prctl(unix.PR_CAPBSET_DROP, capability, 0, 0, 0); err != nil && !errors.Is(err, unix.EINVAL) { // unknown to this kernel
