@@ -99,7 +99,7 @@ func (l *Lab) awaitReady(ctx context.Context, _ *undo) (string, error) {
 			ID: m.id, Issuer: m.issuer, JWKSURI: m.jwksURI, Server: m.cluster.API().Config().Host, Kubeconfig: filepath.Join(m.dir, "kubeconfig"),
 			Audience: fixtures.ClusterAudience(m.id),
 		})
-		if _, err := l.get(ctx, m.issuer+"/.well-known/openid-configuration"); err != nil {
+		if _, err := l.get(ctx, l.front.DiscoveryURL(m.id)); err != nil {
 			return "", err
 		}
 		if _, err := l.get(ctx, m.jwksURI); err != nil {

@@ -88,16 +88,21 @@ type STACKITInfo struct {
 
 // OCIInfo is how Oracle's SDKs reach the lab's OCI.
 type OCIInfo struct {
-	URL              string            `json:"url"` // of identity domain and object storage
-	Region           string            `json:"region"`
-	Audience         string            `json:"audience"`
-	ClientID         string            `json:"clientID"`
-	ClientSecretFile string            `json:"clientSecretFile"` // of the client that exchanges tokens
-	Namespace        string            `json:"namespace"`        // of object storage
-	Bucket           string            `json:"bucket"`
-	Object           string            `json:"object"`
-	PodHost          string            `json:"podHost,omitempty"` // where the pods of OKE get their identity, at port 12250; empty if there is none
-	PodAudiences     map[string]string `json:"podAudiences"`      // of the tokens that pods get it with, by cluster
+	URL          string               `json:"url"` // of identity domain and object storage
+	Region       string               `json:"region"`
+	Audience     string               `json:"audience"`
+	Clients      map[string]OCIClient `json:"clients"`   // that exchange tokens, by cluster
+	Namespace    string               `json:"namespace"` // of object storage
+	Bucket       string               `json:"bucket"`
+	Object       string               `json:"object"`
+	PodHost      string               `json:"podHost,omitempty"` // where the pods of OKE get their identity, at port 12250; empty if there is none
+	PodAudiences map[string]string    `json:"podAudiences"`      // of the tokens that pods get it with, by cluster
+}
+
+// OCIClient is a confidential application of the identity domain.
+type OCIClient struct {
+	ID         string `json:"id"`
+	SecretFile string `json:"secretFile"`
 }
 
 // PodURL returns the origin of the endpoint for pods of OKE; empty if there is none.

@@ -27,24 +27,26 @@ func (l *Lab) startOCI(u *undo) error {
 		return err
 	}
 	server.WithoutHTTP2()
-	secret := rand.Text()
 	l.info.OCI = OCIInfo{
-		URL: server.URL(), Region: fixtures.OCIRegion, Audience: fixtures.OCIAudience, ClientID: fixtures.OCIClientID,
-		ClientSecretFile: filepath.Join(l.spec.Dir, "oci-client-secret"),
-		Namespace:        fixtures.OCINamespace, Bucket: fixtures.Bucket, Object: fixtures.Object, PodAudiences: map[string]string{},
-	}
-	if err := os.WriteFile(l.info.OCI.ClientSecretFile, []byte(secret), 0o600); err != nil {
-		return err
+		URL: server.URL(), Region: fixtures.OCIRegion, Audience: fixtures.OCIAudience, Clients: map[string]OCIClient{},
+		Namespace: fixtures.OCINamespace, Bucket: fixtures.Bucket, Object: fixtures.Object, PodAudiences: map[string]string{},
 	}
 	config := oci.Config{
-		URL: server.URL(), Tenancy: fixtures.OCITenancy, Namespace: fixtures.OCINamespace, Clients: []oci.OAuthClient{{ID: fixtures.OCIClientID, Secret: secret}},
+		URL: server.URL(), Tenancy: fixtures.OCITenancy, Namespace: fixtures.OCINamespace,
 		Client: l.client, Clock: l.Clock, Trace: l.Trace,
 	}
 	bucket := oci.Bucket{Name: fixtures.Bucket, Objects: map[string][]byte{fixtures.Object: []byte(fixtures.ObjectContent)}}
 	for _, m := range l.members {
+		client := oci.OAuthClient{ID: fixtures.OCIClientID(m.id), Secret: rand.Text()}
+		file := filepath.Join(m.dir, "oci-client-secret")
+		if err := errors.Join(os.MkdirAll(m.dir, 0o700), os.WriteFile(file, []byte(client.Secret), 0o600)); err != nil {
+			return err
+		}
+		l.info.OCI.Clients[m.id] = OCIClient{ID: client.ID, SecretFile: file}
+		config.Clients = append(config.Clients, client)
 		user, cluster := fixtures.OCIUser(m.id), fixtures.OCICluster(m.id)
 		config.Trusts = append(config.Trusts, oci.Trust{
-			Name: m.id, Issuer: m.issuer, Audiences: []string{fixtures.OCIAudience}, Clients: []string{fixtures.OCIClientID},
+			Name: m.id, Issuer: m.issuer, Audiences: []string{fixtures.OCIAudience}, Clients: []string{client.ID},
 			ServiceUsers: []oci.ServiceUser{{OCID: user, Rule: "sub eq " + fixtures.Subject}},
 		})
 		// An API server that is not told its audiences is its issuer's.

@@ -256,11 +256,12 @@ func stackitAnswer(reason sts.Reason) Expectation {
 }
 
 // ociTarget is the lab's OCI, with the secret of the client that may exchange
-// tokens there.
+// tokens of the first cluster there.
 func (s *Session) ociTarget() exchange.OCITarget {
-	secret, err := os.ReadFile(s.Info.OCI.ClientSecretFile)
+	application := s.Info.OCI.Clients[s.Cluster().ID]
+	secret, err := os.ReadFile(application.SecretFile)
 	s.Must(err)
-	return exchange.OCITarget{URL: s.Info.OCI.URL, ClientID: s.Info.OCI.ClientID, ClientSecret: string(secret), PodURL: s.Info.OCI.PodURL(), Client: s.Web}
+	return exchange.OCITarget{URL: s.Info.OCI.URL, ClientID: application.ID, ClientSecret: string(secret), PodURL: s.Info.OCI.PodURL(), Client: s.Web}
 }
 
 func exchangeOCI(ctx context.Context, s *Session, token string) (any, error) {

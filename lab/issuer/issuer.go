@@ -95,8 +95,9 @@ func (f *Front) IssuerURL(id string) string { return f.origin + f.layout.issuer(
 // KeySetURL returns the jwks_uri of the cluster with the given id.
 func (f *Front) KeySetURL(id string) string { return f.IssuerURL(id) + f.layout.KeySet }
 
-// discoveryURL returns where the discovery document of a cluster is.
-func (f *Front) discoveryURL(id string) string {
+// DiscoveryURL returns where the discovery document of the cluster with the given
+// id is.
+func (f *Front) DiscoveryURL(id string) string {
 	return strings.TrimSuffix(f.IssuerURL(id), "/") + discoveryPath
 }
 
@@ -114,7 +115,7 @@ func (f *Front) Announce(id string) {
 
 // place says where the documents of a cluster are. The caller holds the lock.
 func (f *Front) place(id string) {
-	f.documents[strings.TrimPrefix(f.discoveryURL(id), f.origin)] = place{id, func(c *cluster) *document { return c.discovery }}
+	f.documents[strings.TrimPrefix(f.DiscoveryURL(id), f.origin)] = place{id, func(c *cluster) *document { return c.discovery }}
 	f.documents[strings.TrimPrefix(f.KeySetURL(id), f.origin)] = place{id, func(c *cluster) *document { return c.keys }}
 }
 

@@ -29,6 +29,7 @@ const Example = `apiVersion: oidclab.dev/v1alpha1
 kind: Lab
 spec:
   clusters: 2            # 1 to 9
+  issuerStyle: oke       # of issuer URLs: excloud, oke, eks, gardener or aks
   signer: external       # who signs tokens: external (the lab) or static (the API server, with key files)
   port: 8443             # of the issuer front; 0 or nothing means any free one
   vault: none            # auto, none, or the path of a vault program
@@ -60,11 +61,12 @@ type file struct {
 	APIVersion string `yaml:"apiVersion"`
 	Kind       string `yaml:"kind"`
 	Spec       struct {
-		Clusters int    `yaml:"clusters"`
-		Signer   string `yaml:"signer"`
-		Port     int    `yaml:"port"`
-		Vault    string `yaml:"vault"`
-		AWS      struct {
+		Clusters    int    `yaml:"clusters"`
+		Signer      string `yaml:"signer"`
+		IssuerStyle string `yaml:"issuerStyle"`
+		Port        int    `yaml:"port"`
+		Vault       string `yaml:"vault"`
+		AWS         struct {
 			ClientIDs []string `yaml:"clientIDs"`
 			Roles     []struct {
 				Name               string        `yaml:"name"`
@@ -91,12 +93,13 @@ type file struct {
 
 // File is what a lab.yaml says.
 type File struct {
-	Clusters int    // 0 if it does not say
-	Signer   string // empty if it does not say
-	Port     int    // 0 if it does not say
-	Vault    string // empty if it does not say
-	AWS      lab.AWSSpec
-	Generic  lab.GenericSpec
+	Clusters    int    // 0 if it does not say
+	Signer      string // empty if it does not say
+	IssuerStyle string // empty if it does not say
+	Port        int    // 0 if it does not say
+	Vault       string // empty if it does not say
+	AWS         lab.AWSSpec
+	Generic     lab.GenericSpec
 }
 
 // Read reads a lab.yaml. What is wrong with it is a [problem.BadConfig].
@@ -128,7 +131,7 @@ func read(r io.Reader) (File, error) {
 		return File{}, fmt.Errorf("it is %q of %q, not %q of %q", parsed.Kind, parsed.APIVersion, Kind, APIVersion)
 	}
 	spec := parsed.Spec
-	f := File{Clusters: spec.Clusters, Signer: spec.Signer, Port: spec.Port, Vault: spec.Vault}
+	f := File{Clusters: spec.Clusters, Signer: spec.Signer, IssuerStyle: spec.IssuerStyle, Port: spec.Port, Vault: spec.Vault}
 	f.AWS.ClientIDs = spec.AWS.ClientIDs
 	for _, role := range spec.AWS.Roles {
 		policy, err := json.Marshal(role.TrustPolicy)

@@ -34,7 +34,7 @@ func (w Workload) ociIdentity(ctx context.Context) ([]Variable, error) {
 	file, err := w.Files.Token(ctx, w.Info.OCI.Audience)
 	return []Variable{
 		{"OIDCLAB_OCI_TOKEN_FILE", file},
-		{"OIDCLAB_OCI_CLIENT_ID", w.Info.OCI.ClientID},
-		{"OIDCLAB_OCI_CLIENT_SECRET_FILE", w.Info.OCI.ClientSecretFile},
+		{"OIDCLAB_OCI_CLIENT_ID", w.Info.OCI.Clients[w.Cluster.ID].ID},
+		{"OIDCLAB_OCI_CLIENT_SECRET_FILE", w.Info.OCI.Clients[w.Cluster.ID].SecretFile},
 	}, err
 }

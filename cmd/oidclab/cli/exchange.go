@@ -255,12 +255,13 @@ func exchangeSTACKIT(ctx context.Context, info lab.Info, client *http.Client, f 
 const ociPod = "pod"
 
 func exchangeOCI(ctx context.Context, info lab.Info, client *http.Client, f exchangeFlags) (exchanged, error) {
-	secret, err := os.ReadFile(info.OCI.ClientSecretFile)
+	application := info.OCI.Clients[f.mint.Cluster]
+	secret, err := os.ReadFile(application.SecretFile)
 	if err != nil {
 		return exchanged{}, environment(err)
 	}
 	target := exchange.OCITarget{
-		URL: info.OCI.URL, ClientID: info.OCI.ClientID, ClientSecret: string(secret), PodURL: info.OCI.PodURL(), Client: client,
+		URL: info.OCI.URL, ClientID: application.ID, ClientSecret: string(secret), PodURL: info.OCI.PodURL(), Client: client,
 	}
 	do := exchange.OCI
 	switch f.method {

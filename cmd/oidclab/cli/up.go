@@ -16,6 +16,7 @@ import (
 
 	"github.com/oidclab/oidclab/lab"
 	"github.com/oidclab/oidclab/lab/cluster/kind"
+	"github.com/oidclab/oidclab/lab/issuer"
 	"github.com/oidclab/oidclab/lab/labfile"
 	"github.com/oidclab/oidclab/lab/problem"
 	"github.com/oidclab/oidclab/lab/vault"
@@ -25,6 +26,7 @@ type upFlags struct {
 	file       string
 	engine     string
 	signer     string
+	style      string
 	image      string
 	clusters   int
 	port       int
@@ -70,6 +72,9 @@ over it. Everything it can say:
 	cmd.Flags().StringVarP(&flags.file, "file", "f", "", "lab.yaml, or - for stdin")
 	a.engineFlags(cmd, &flags.engine, &flags.image)
 	cmd.Flags().StringVar(&flags.signer, "signer", lab.External, "who signs tokens: external (the lab; keys rotate without a restart) or static (the API server, with key files)")
+	styles := issuerStyles()
+	flags.style = styles[0]
+	cmd.Flags().Var(&choice{value: &flags.style, values: styles}, "issuer-style", "how issuer URLs look, as those of: "+strings.Join(styles, ", "))
 	cmd.Flags().IntVar(&flags.clusters, "clusters", 1, "number of clusters, 1 to 9")
 	cmd.Flags().IntVar(&flags.port, "port", 0, "port of the issuer front; 0 means any free one")
 	cmd.Flags().StringVar(&flags.vault, "vault", "auto", "auto (if there is a vault program on PATH), none, or the path of a vault program")
@@ -101,6 +106,9 @@ func (f upFlags) over(cmd *cobra.Command, file labfile.File) upFlags {
 	if !cmd.Flags().Changed("signer") && file.Signer != "" {
 		f.signer = file.Signer
 	}
+	if !cmd.Flags().Changed("issuer-style") && file.IssuerStyle != "" {
+		f.style = file.IssuerStyle
+	}
 	if !cmd.Flags().Changed("clusters") && file.Clusters != 0 {
 		f.clusters = file.Clusters
 	}
@@ -111,6 +119,14 @@ func (f upFlags) over(cmd *cobra.Command, file labfile.File) upFlags {
 		f.vault = file.Vault
 	}
 	return f
+}
+
+func issuerStyles() []string {
+	var names []string
+	for _, layout := range issuer.Layouts() {
+		names = append(names, layout.Name)
+	}
+	return names
 }
 
 func indentedBy(prefix, text string) string {
@@ -141,6 +157,9 @@ func (a *app) up(cmd *cobra.Command, flags upFlags, file labfile.File) error {
 		if status, statusErr := runningStatus(ctx, dir); statusErr == nil {
 			if flags.engine != autoEngine && status.Engine != flags.engine {
 				return problem.New(problem.Conflict, "oidclab down, or another --name", "lab %s is up with the %s engine, not %s", dir.name(), status.Engine, flags.engine)
+			}
+			if cmd.Flags().Changed("issuer-style") && status.IssuerStyle != flags.style {
+				return problem.New(problem.Conflict, "oidclab down, or another --name", "lab %s is up with issuers in the style of %s, not %s", dir.name(), status.IssuerStyle, flags.style)
 			}
 			if cmd.Flags().Changed("signer") && status.Signer != flags.signer {
 				return problem.New(problem.Conflict, "oidclab down, or another --name", "lab %s is up with the %s signer, not %s", dir.name(), status.Signer, flags.signer)
@@ -202,7 +221,7 @@ func (a *app) spec(dir stateDir, flags upFlags, file labfile.File) (lab.Spec, er
 		return lab.Spec{}, err
 	}
 	spec := lab.Spec{
-		Name: dir.name(), Dir: string(dir), Signer: flags.signer, Clusters: flags.clusters, Port: flags.port,
+		Name: dir.name(), Dir: string(dir), Signer: flags.signer, Issuers: flags.style, Clusters: flags.clusters, Port: flags.port,
 		Command: []string{executable, ComponentCommand},
 		AWS:     file.AWS, Generic: file.Generic,
 	}
