@@ -2,5 +2,4 @@
 package deps
 
 import (
-	_ "github.com/testcontainers/testcontainers-go"
 )

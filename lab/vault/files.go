@@ -12,8 +12,9 @@ import (
 )
 
 const (
-	certFile = "vault.crt"
-	keyFile  = "vault.key"
+	configFile = "vault.json"
+	certFile   = "vault.crt"
+	keyFile    = "vault.key"
 )
 
 // serverConfig is Vault's configuration file in its JSON form
@@ -34,34 +35,40 @@ type listener struct {
 	TLSKeyFile  string `json:"tls_key_file"`
 }
 
-// writeConfig writes the configuration of a server on address, host and port.
-func writeConfig(dir, address string) (path string, err error) {
-	content, err := json.MarshalIndent(serverConfig{
+// newConfig returns the configuration of a server that listens on address, host
+// and port, is known as url, and finds its certificate in dir.
+func newConfig(dir, address, url string) serverConfig {
+	return serverConfig{
 		Storage: map[string]struct{}{"inmem": {}},
 		Listener: map[string]listener{"tcp": {
 			Address:     address,
 			TLSCertFile: filepath.Join(dir, certFile),
 			TLSKeyFile:  filepath.Join(dir, keyFile),
 		}},
-		APIAddr:           "https://" + address,
+		APIAddr:           url,
 		DisableClustering: true,
 		DisableMlock:      true,
 		LogLevel:          "info",
-	}, "", "  ")
+	}
+}
+
+// write writes the configuration to dir.
+func (c serverConfig) write(dir string) (path string, err error) {
+	content, err := json.MarshalIndent(c, "", "  ")
 	if err != nil {
 		return "", fmt.Errorf("vault: configuration: %w", err)
 	}
-	path = filepath.Join(dir, "vault.json")
+	path = filepath.Join(dir, configFile)
 	return path, writeFile(path, content)
 }
 
 // writeCertificate writes the server's certificate and key to dir, which it
 // makes if need be.
-func writeCertificate(dir string, ca *pki.CA) error {
+func writeCertificate(dir, address string, ca *pki.CA) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("vault: %w", err)
 	}
-	leaf, err := ca.Server(host, "localhost")
+	leaf, err := ca.Server(address, "localhost")
 	if err != nil {
 		return fmt.Errorf("vault: %w", err)
 	}

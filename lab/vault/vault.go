@@ -1,5 +1,5 @@
-// Package vault runs a real Vault server as a child process and configures it
-// as a relying party of the lab's clusters.
+// Package vault runs a real Vault server, as a child process or in a container,
+// and configures it as a relying party of the lab's clusters.
 //
 // The program is somebody else's: Vault is licensed under the BUSL and is not
 // part of oidclab. It serves HTTPS with a certificate of the lab and keeps
@@ -28,7 +28,7 @@ import (
 )
 
 const (
-	host = "127.0.0.1"
+	loopback = "127.0.0.1"
 
 	// Vault cannot take over an open listener, so somebody else can get the
 	// port between its choice and Vault's start.
@@ -40,38 +40,49 @@ const (
 
 // Config is what Start needs.
 type Config struct {
-	Program string // see Find
-	Dir     string // of configuration, key and log; created with mode 0700
-	CA      *pki.CA
-	Log     *slog.Logger // nil means none
+	Program   string     // see Find; not for a container
+	Container *Container // nil means a child process
+	Address   string     // IP address to listen on; empty means 127.0.0.1
+	Dir       string     // of configuration, key and log; created with mode 0700
+	CA        *pki.CA
+	Log       *slog.Logger // nil means none
 }
 
 // Server is a running Vault: initialized, unsealed and, after Configure, ready
 // for logins.
 type Server struct {
-	process   *proc.Process
+	instance  instance // nil until it has been started
 	url       string
 	logFile   string
 	transport *http.Transport
 	root      *api.Client // with the root token, which is nowhere else
 }
 
-// Start starts a Vault server on a free port of the loopback interface,
-// initializes and unseals it. The context bounds the start only. On an error
-// nothing is left running.
+// instance is what runs Vault: a process or a container.
+type instance interface {
+	Status() proc.Status
+	// Stop returns when it is gone, may be called in any phase, and again.
+	Stop(ctx context.Context) error
+}
+
+// Start starts a Vault server on a free port, initializes and unseals it. The
+// context bounds the start only. On an error nothing is left running.
 func Start(ctx context.Context, cfg Config) (*Server, error) {
 	return start(ctx, cfg, freePort)
 }
 
-func start(ctx context.Context, cfg Config, choosePort func() (int, error)) (*Server, error) {
+func start(ctx context.Context, cfg Config, choosePort func(address string) (int, error)) (*Server, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	if err := writeCertificate(cfg.Dir, cfg.CA); err != nil {
+	if cfg.Address == "" {
+		cfg.Address = loopback
+	}
+	if err := writeCertificate(cfg.Dir, cfg.Address, cfg.CA); err != nil {
 		return nil, err
 	}
 	for attempt := 1; ; attempt++ {
-		port, err := choosePort()
+		port, err := choosePort(cfg.Address)
 		if err != nil {
 			return nil, err
 		}
@@ -79,7 +90,7 @@ func start(ctx context.Context, cfg Config, choosePort func() (int, error)) (*Se
 		if err == nil {
 			return server, nil
 		}
-		if !taken(port) || ctx.Err() != nil {
+		if !taken(cfg.Address, port) || ctx.Err() != nil {
 			return nil, err
 		}
 		if attempt == maxPortAttempts {
@@ -91,11 +102,7 @@ func start(ctx context.Context, cfg Config, choosePort func() (int, error)) (*Se
 
 // run starts Vault on the given port and opens it.
 func run(ctx context.Context, cfg Config, port int) (_ *Server, err error) {
-	address := net.JoinHostPort(host, strconv.Itoa(port))
-	configFile, err := writeConfig(cfg.Dir, address)
-	if err != nil {
-		return nil, err
-	}
+	address := net.JoinHostPort(cfg.Address, strconv.Itoa(port))
 	s := &Server{
 		url:     "https://" + address,
 		logFile: filepath.Join(cfg.Dir, "vault.log"),
@@ -113,10 +120,30 @@ func run(ctx context.Context, cfg Config, port int) (_ *Server, err error) {
 	if s.root, err = NewClient(s.url, &http.Client{Transport: s.transport}); err != nil {
 		return nil, err
 	}
-	s.process, err = proc.Start(ctx, proc.Spec{
+	if cfg.Container != nil {
+		err = s.startContainer(ctx, cfg, address)
+	} else {
+		err = s.startProcess(ctx, cfg, address)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := s.open(ctx); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// startProcess starts Vault as a child process, and waits until it answers.
+func (s *Server) startProcess(ctx context.Context, cfg Config, address string) error {
+	path, err := newConfig(cfg.Dir, address, s.url).write(cfg.Dir)
+	if err != nil {
+		return err
+	}
+	process, err := proc.Start(ctx, proc.Spec{
 		Name:      "vault",
 		Path:      cfg.Program,
-		Args:      []string{"server", "-config=" + configFile},
+		Args:      []string{"server", "-config=" + path},
 		Env:       []string{"HOME=" + cfg.Dir}, // else Vault looks for its settings in that of the user
 		Dir:       cfg.Dir,
 		LogFile:   s.logFile,
@@ -125,12 +152,10 @@ func run(ctx context.Context, cfg Config, port int) (_ *Server, err error) {
 		StopGrace: stopGrace,
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := s.open(ctx); err != nil {
-		return nil, err
-	}
-	return s, nil
+	s.instance = process
+	return nil
 }
 
 // serving returns nil as soon as Vault answers, sealed or not.
@@ -162,8 +187,8 @@ func (s *Server) open(ctx context.Context) error {
 // URL returns the origin of the server, such as "https://127.0.0.1:41733".
 func (s *Server) URL() string { return s.url }
 
-// Status returns the state of the process.
-func (s *Server) Status() proc.Status { return s.process.Status() }
+// Status returns the state of the process or container.
+func (s *Server) Status() proc.Status { return s.instance.Status() }
 
 // Healthy returns nil if Vault runs and is unsealed, and otherwise why it
 // cannot take logins.
@@ -181,18 +206,18 @@ func (s *Server) Healthy(ctx context.Context) error {
 	return nil
 }
 
-// Stop ends the process. It returns when it is gone, may be called in any phase,
-// and again.
+// Stop ends Vault. It returns when it is gone, may be called in any phase, and
+// again.
 func (s *Server) Stop(ctx context.Context) error {
 	defer s.transport.CloseIdleConnections()
-	if s.process == nil {
+	if s.instance == nil {
 		return nil
 	}
-	return s.process.Stop(ctx)
+	return s.instance.Stop(ctx)
 }
 
-func freePort() (int, error) {
-	listener, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+func freePort(address string) (int, error) {
+	listener, err := net.Listen("tcp", net.JoinHostPort(address, "0"))
 	if err != nil {
 		return 0, fmt.Errorf("vault: no free port: %w", err)
 	}
@@ -201,8 +226,8 @@ func freePort() (int, error) {
 }
 
 // taken says whether another process listens on the port.
-func taken(port int) bool {
-	listener, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
+func taken(address string, port int) bool {
+	listener, err := net.Listen("tcp", net.JoinHostPort(address, strconv.Itoa(port)))
 	if err != nil {
 		return errors.Is(err, syscall.EADDRINUSE)
 	}

@@ -111,10 +111,10 @@ func checkFiles(t *testing.T, dir string) {
 // Vault reads its configuration with this decoder.
 func TestConfigurationAsVaultReadsIt(t *testing.T) {
 	dir := t.TempDir() + `/with "quotes" and ${dollars}`
-	if err := writeCertificate(dir, newCA(t)); err != nil {
+	if err := writeCertificate(dir, loopback, newCA(t)); err != nil {
 		t.Fatal(err)
 	}
-	path, err := writeConfig(dir, "127.0.0.1:4711")
+	path, err := newConfig(dir, "127.0.0.1:4711", "https://127.0.0.1:4711").write(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,8 +170,8 @@ func TestStartFails(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), test.timeout)
 			defer cancel()
 			var chosen []int
-			server, err := start(ctx, Config{Program: path, Dir: t.TempDir(), CA: newCA(t)}, func() (int, error) {
-				port, err := freePort()
+			server, err := start(ctx, Config{Program: path, Dir: t.TempDir(), CA: newCA(t)}, func(address string) (int, error) {
+				port, err := freePort(address)
 				chosen = append(chosen, port)
 				return port, err
 			})
@@ -187,7 +187,7 @@ func TestStartFails(t *testing.T) {
 			if len(chosen) != 1 {
 				t.Errorf("%d attempts for a failure that has nothing to do with the port", len(chosen))
 			}
-			if taken(chosen[0]) {
+			if taken(loopback, chosen[0]) {
 				t.Error("something is left running")
 			}
 		})
@@ -206,11 +206,11 @@ func TestPortIsTakenOnce(t *testing.T) {
 	squatter, port := squat(t)
 	defer func() { _ = squatter.Close() }()
 	attempts := 0
-	server, err := start(t.Context(), Config{Program: program(t, "vault"), Dir: t.TempDir(), CA: newCA(t)}, func() (int, error) {
+	server, err := start(t.Context(), Config{Program: program(t, "vault"), Dir: t.TempDir(), CA: newCA(t)}, func(address string) (int, error) {
 		if attempts++; attempts == 1 {
 			return port, nil
 		}
-		return freePort()
+		return freePort(address)
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -227,7 +227,7 @@ func TestPortIsAlwaysTaken(t *testing.T) {
 	squatter, port := squat(t)
 	defer func() { _ = squatter.Close() }()
 	attempts := 0
-	_, err := start(t.Context(), Config{Program: program(t, "vault"), Dir: t.TempDir(), CA: newCA(t)}, func() (int, error) {
+	_, err := start(t.Context(), Config{Program: program(t, "vault"), Dir: t.TempDir(), CA: newCA(t)}, func(address string) (int, error) {
 		attempts++
 		return port, nil
 	})
