@@ -1,6 +1,6 @@
 // Package aws is a token service that speaks AWS STS: the Query protocol with
-// the actions AssumeRoleWithWebIdentity and GetCallerIdentity, version
-// 2011-06-15, with the vendor's limits, codes, statuses and texts. Beside it is
+// the actions AssumeRoleWithWebIdentity, AssumeRole of sessions that came of it,
+// and GetCallerIdentity, version 2011-06-15, with the vendor's limits, codes, statuses and texts. Beside it is
 // an S3 whose objects are read with the credentials.
 //
 // The package translates. Whether a token is accepted, and for which role, is
@@ -98,6 +98,7 @@ type role struct {
 	name, arn, id string
 	maxSession    time.Duration
 	policy        permissions
+	trusted       map[string][]string // ARNs of roles whose sessions may assume this one, by action
 }
 
 // New returns a handler for the root of a listener of its own: SDKs call
@@ -131,9 +132,10 @@ func New(cfg Config) (*Handler, error) {
 		if err != nil {
 			return nil, fmt.Errorf("aws: trust policy of role %s: MalformedPolicyDocument: %w", r.Name, err)
 		}
+		checked.trusted = trust.roles
 		roles[checked.arn] = checked
 		for _, action := range []string{webIdentityAction, tagAction, sourceIdentityAction} {
-			if statements := trust[action]; statements != nil {
+			if statements := trust.webIdentities[action]; statements != nil {
 				trusting = append(trusting, sts.Role{Name: coreRole(checked.arn, action), Trust: statements})
 			}
 		}

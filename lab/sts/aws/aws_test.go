@@ -64,6 +64,11 @@ func (a *account) config() Config {
 			Name:        "tagged",
 			TrustPolicy: trustPolicyFor(a.issuer.URL, testSubject, webIdentityAction, tagAction, sourceIdentityAction),
 			Policy:      json.RawMessage(teamPolicy),
+		}, {
+			Name: "chained", Policy: json.RawMessage(teamPolicy), MaxSessionDuration: 2 * time.Hour,
+			TrustPolicy: json.RawMessage(`{"Statement": [
+				{"Effect": "Allow", "Principal": {"AWS": ["` + RoleARN(testAccount, "tagged") + `", "` + testRole + `"]}, "Action": "sts:AssumeRole"},
+				{"Effect": "Allow", "Principal": {"AWS": "` + RoleARN(testAccount, "tagged") + `"}, "Action": ["sts:AssumeRole", "sts:TagSession", "sts:SetSourceIdentity"]}]}`),
 		}},
 		Buckets: []Bucket{
 			{Name: "demo", Region: testRegion, Objects: map[string][]byte{"greeting": []byte("hello"), "a b/ü+c": []byte("escaped"), "secret": []byte("x")}},
@@ -324,7 +329,7 @@ func TestParametersRefused(t *testing.T) {
 	}{
 		{"control", nil, 200, "", ""},
 		{"no action", url.Values{"Action": nil}, 400, "MissingAction", "The request is missing an action or a required parameter"},
-		{"unknown action", url.Values{"Action": {"AssumeRole"}}, 400, "InvalidAction", "Could not find operation AssumeRole for version 2011-06-15"},
+		{"unknown action", url.Values{"Action": {"AssumeRoot"}}, 400, "InvalidAction", "Could not find operation AssumeRoot for version 2011-06-15"},
 		{"unknown version", url.Values{"Version": {"2010-05-08"}}, 400, "InvalidAction", "Could not find operation AssumeRoleWithWebIdentity for version 2010-05-08"},
 		{"no version", url.Values{"Version": nil}, 400, "InvalidAction", "Could not find operation AssumeRoleWithWebIdentity for version NO_VERSION_SPECIFIED"},
 		{"duplicate parameter", url.Values{"RoleArn": {testRole, testRole}}, 400, "InvalidQueryParameter", "The AWS query string is malformed or does not adhere to AWS standards"},
@@ -539,7 +544,7 @@ func FuzzParameters(f *testing.F) {
 				return
 			}
 		}
-		request, e := parseAssumeRequest(parameters)
+		request, e := parseAssumeRequest(parameters, true)
 		if e != nil {
 			if e.Status != 400 || e.Code == "" {
 				t.Fatalf("refused with %d %s", e.Status, e.Code)

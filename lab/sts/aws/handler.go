@@ -66,7 +66,9 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request) (response, *api
 	if parameters["Version"] == version {
 		switch action {
 		case "AssumeRoleWithWebIdentity":
-			return h.assumeRole(r, parameters)
+			return h.assumeWithWebIdentity(r, parameters)
+		case "AssumeRole":
+			return h.assumeRole(r, body, parameters)
 		case "GetCallerIdentity":
 			return h.getCallerIdentity(r, body)
 		}
@@ -84,17 +86,17 @@ func regionOf(host string) (string, bool) {
 	return strings.CutSuffix(region, ".amazonaws.com")
 }
 
-// assumeRole exchanges a web identity token for the credentials of a session.
-func (h *Handler) assumeRole(r *http.Request, parameters map[string]string) (response, *apiError) {
-	request, e := parseAssumeRequest(parameters)
+// assumeWithWebIdentity exchanges a web identity token for the credentials of a
+// session.
+func (h *Handler) assumeWithWebIdentity(r *http.Request, parameters map[string]string) (response, *apiError) {
+	request, e := parseAssumeRequest(parameters, true)
 	if e != nil {
 		if token := parameters["WebIdentityToken"]; token != "" {
 			h.record(trace.JourneyOf(token), "check", "request", e)
 		}
 		return nil, e
 	}
-	if region, ok := regionOf(r.Host); ok && slices.Contains(h.disabledRegions, region) {
-		e := regionDisabled(h.account)
+	if e := h.checkRegion(r); e != nil {
 		h.record(trace.JourneyOf(request.token), "check", "region", e)
 		return nil, e
 	}
@@ -122,11 +124,71 @@ func (h *Handler) assumeRole(r *http.Request, parameters map[string]string) (res
 			return nil, accessDenied(action)
 		}
 	}
+	granted, e := h.grant(verdict.Journey, request, claims)
+	h.record(verdict.Journey, "grant", request.roleARN, e)
+	if e != nil {
+		return nil, e
+	}
+	return &assumeWithWebIdentityResponse{Result: assumeWithWebIdentityResult{
+		Subject:  verdict.Claims.Subject,
+		Audience: verdict.Claims.Accepted,
+		granted:  granted,
+		Provider: verdict.Claims.Issuer,
+	}}, nil
+}
+
+// assumeRole lets a session assume another role: role chaining.
+func (h *Handler) assumeRole(r *http.Request, body []byte, parameters map[string]string) (response, *apiError) {
+	caller, e := h.signer(r, body)
+	if e == nil {
+		e = h.checkRegion(r)
+	}
+	var request assumeRequest
+	if e == nil {
+		request, e = parseAssumeRequest(parameters, false)
+	}
+	var granted granted
+	if e == nil {
+		granted, e = h.chain(caller, parameters, request)
+	}
+	if caller != nil {
+		h.record(caller.journey, "use", "AssumeRole", e)
+	}
+	if e != nil {
+		return nil, e
+	}
+	return &assumeRoleResponse{Result: granted}, nil
+}
+
+func (h *Handler) chain(caller *session, parameters map[string]string, request assumeRequest) (granted, *apiError) {
+	for name := range parameters {
+		name, _, _ = strings.Cut(name, ".")
+		if !slices.Contains([]string{"Action", "Version", "RoleArn", "RoleSessionName", "DurationSeconds", "Policy", "PolicyArns"}, name) {
+			return granted{}, validationError("The parameter " + name + " is not evaluated here") // text is ours
+		}
+	}
+	if request.duration > maxChained {
+		return granted{}, validationError("The requested DurationSeconds exceeds the 1 hour session limit for roles assumed by role chaining")
+	}
+	claims := caller.claims.inherited()
+	for _, action := range append([]string{chainAction}, claims.actions()...) {
+		trusted := slices.Contains(h.roles[request.roleARN].trusted[action], caller.role.arn)
+		if !trusted || caller.forbidden(action, request.roleARN, trusted) != "" {
+			return granted{}, &apiError{http.StatusForbidden, "AccessDenied", "User: " + caller.arn(h.account) + " is not authorized to perform: " + action + " on resource: " + request.roleARN}
+		}
+	}
+	return h.grant(caller.journey, request, claims)
+}
+
+// maxChained is the longest session of a role that was assumed with the
+// credentials of another (IAM user guide, "Role chaining").
+const maxChained = time.Hour
+
+// grant issues a session of a role to somebody who may have it.
+func (h *Handler) grant(journey string, request assumeRequest, claims sessionClaims) (granted, *apiError) {
 	packed := packedSize(request.policy, request.policyARNs, claims.tags)
 	if packed > 100 {
-		e := packedPolicyTooLarge(packed)
-		h.record(verdict.Journey, "grant", request.roleARN, e)
-		return nil, e
+		return granted{}, packedPolicyTooLarge(packed)
 	}
 	role := h.roles[request.roleARN]
 	duration := request.duration
@@ -134,31 +196,30 @@ func (h *Handler) assumeRole(r *http.Request, parameters map[string]string) (res
 	case duration == 0:
 		duration = min(defaultDuration, role.maxSession)
 	case duration > role.maxSession:
-		e := validationError("The requested DurationSeconds exceeds the MaxSessionDuration set for this role.")
-		h.record(verdict.Journey, "grant", role.arn, e)
-		return nil, e
+		return granted{}, validationError("The requested DurationSeconds exceeds the MaxSessionDuration set for this role.")
 	}
 	now := h.clock.Now()
-	session := issue(role, request.sessionName, verdict.Journey, now.Add(duration))
-	session.policy, session.tags, session.sourceIdentity = request.permissions, lowered(claims.tags), claims.sourceIdentity
+	session := issue(role, request.sessionName, journey, now.Add(duration))
+	session.policy, session.claims, session.tags = request.permissions, claims, lowered(claims.tags)
 	h.sessions.add(session, now)
-	h.record(verdict.Journey, "grant", role.arn, nil)
 
-	result := assumeRoleResult{
-		Subject:  verdict.Claims.Subject,
-		Audience: verdict.Claims.Accepted,
-		Provider: verdict.Claims.Issuer,
+	var g granted
+	g.AssumedRoleUser.Arn = session.arn(h.account)
+	g.AssumedRoleUser.AssumedRoleID = session.userID()
+	g.Credentials.AccessKeyID = session.accessKeyID
+	g.Credentials.SecretAccessKey = session.secretAccessKey
+	g.Credentials.SessionToken = session.token
+	g.Credentials.Expiration = session.expires.Format(time.RFC3339)
+	g.SourceIdentity, g.PackedPolicySize = claims.sourceIdentity, packed
+	return g, nil
+}
 
-		SourceIdentity:   claims.sourceIdentity,
-		PackedPolicySize: packed,
+// checkRegion refuses to issue credentials in a region that is disabled.
+func (h *Handler) checkRegion(r *http.Request) *apiError {
+	if region, ok := regionOf(r.Host); ok && slices.Contains(h.disabledRegions, region) {
+		return regionDisabled(h.account)
 	}
-	result.AssumedRoleUser.Arn = session.arn(h.account)
-	result.AssumedRoleUser.AssumedRoleID = session.userID()
-	result.Credentials.AccessKeyID = session.accessKeyID
-	result.Credentials.SecretAccessKey = session.secretAccessKey
-	result.Credentials.SessionToken = session.token
-	result.Credentials.Expiration = session.expires.Format(time.RFC3339)
-	return &assumeRoleResponse{Result: result}, nil
+	return nil
 }
 
 // defaultDuration of a session (STS API reference, DurationSeconds).

@@ -164,8 +164,9 @@ func (all permissions) decide(action, resource string, tags map[string]string) (
 
 // forbidden says in AWS's words why the session may not do something; it is
 // empty if it may. The role's policy and, if there are any, one of the
-// session's policies must allow it, and none may deny it.
-func (s *session) forbidden(action, resource string) string {
+// session's policies must allow it, and none may deny it. The role's need not
+// allow what the policy of the resource itself grants to the role.
+func (s *session) forbidden(action, resource string, granted bool) string {
 	byRole, deniedByRole := s.role.policy.decide(action, resource, s.tags)
 	bySession, deniedBySession := s.policy.decide(action, resource, s.tags)
 	switch {
@@ -173,7 +174,7 @@ func (s *session) forbidden(action, resource string) string {
 		return "with an explicit deny in an identity-based policy"
 	case deniedBySession:
 		return "with an explicit deny in a session policy"
-	case !byRole:
+	case !byRole && !granted:
 		return "because no identity-based policy allows the " + action + " action"
 	case s.policy != nil && !bySession:
 		return "because no session policy allows the " + action + " action"

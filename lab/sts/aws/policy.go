@@ -33,38 +33,42 @@ type statement struct {
 	Condition map[string]map[string]oneOrMore
 }
 
-// webIdentityAction is the action that a statement must allow.
-const webIdentityAction = "sts:AssumeRoleWithWebIdentity"
+// The actions by which a role is assumed: with a web identity, and with the
+// credentials of another role's session.
+const (
+	webIdentityAction = "sts:AssumeRoleWithWebIdentity"
+	chainAction       = "sts:AssumeRole"
+)
 
-// trust are the statements of a trust policy by the action that they allow.
-type trust map[string][]sts.Statement
+// trust is a trust policy, by the action that it allows: to web identities, and
+// to sessions of roles, of which it has the ARNs.
+type trust struct {
+	webIdentities map[string][]sts.Statement
+	roles         map[string][]string
+}
 
 // parseTrustPolicy reads a trust policy. providers holds the account's
 // issuers by provider ARN.
 func parseTrustPolicy(document []byte, providers map[string]string) (trust, error) {
 	raw, err := parseDocument(document)
 	if err != nil {
-		return nil, err
+		return trust{}, err
 	}
 	var compact bytes.Buffer // IAM does not count white space
 	if err := json.Compact(&compact, document); err != nil {
-		return nil, fmt.Errorf("syntax errors in policy: %w", err)
+		return trust{}, fmt.Errorf("syntax errors in policy: %w", err)
 	}
 	if n := utf8.RuneCount(compact.Bytes()); n > maxTrustPolicyDocument {
-		return nil, fmt.Errorf("%d characters; the limit is %d", n, maxTrustPolicyDocument)
+		return trust{}, fmt.Errorf("%d characters; the limit is %d", n, maxTrustPolicyDocument)
 	}
-	parsed := make(trust)
+	parsed := trust{webIdentities: make(map[string][]sts.Statement), roles: make(map[string][]string)}
 	for i, r := range raw {
-		actions, s, err := parseStatement(r, providers)
-		if err != nil {
-			return nil, fmt.Errorf("statement %d: %w", i+1, err)
-		}
-		for _, action := range actions {
-			parsed[action] = append(parsed[action], s)
+		if err := parsed.add(r, providers); err != nil {
+			return trust{}, fmt.Errorf("statement %d: %w", i+1, err)
 		}
 	}
-	if len(parsed[webIdentityAction]) == 0 {
-		return nil, fmt.Errorf("the policy does not allow %s, so nobody could use it", webIdentityAction)
+	if len(parsed.webIdentities[webIdentityAction])+len(parsed.roles[chainAction]) == 0 {
+		return trust{}, fmt.Errorf("the policy does not allow %s, so nobody could use it", webIdentityAction)
 	}
 	return parsed, nil
 }
@@ -101,46 +105,78 @@ func statements(raw json.RawMessage) ([]json.RawMessage, error) {
 	return list, nil
 }
 
-func parseStatement(raw json.RawMessage, providers map[string]string) ([]string, sts.Statement, error) {
+// add reads a statement.
+func (t *trust) add(raw json.RawMessage, providers map[string]string) error {
 	var s statement
 	if err := unmarshalStrict(raw, &s); err != nil {
-		return nil, sts.Statement{}, err
+		return err
 	}
 	switch s.Effect {
 	case "Allow":
 	case "Deny":
-		return nil, sts.Statement{}, errors.New("effect Deny is not evaluated here: narrow the conditions of the Allow statements instead")
+		return errors.New("effect Deny is not evaluated here: narrow the conditions of the Allow statements instead")
 	case "":
-		return nil, sts.Statement{}, errors.New("missing required field Effect")
+		return errors.New("missing required field Effect")
 	default:
-		return nil, sts.Statement{}, fmt.Errorf("invalid effect %q: use Allow", s.Effect)
+		return fmt.Errorf("invalid effect %q: use Allow", s.Effect)
 	}
-	if err := checkActions(s.Action); err != nil {
-		return nil, sts.Statement{}, err
+	var sessions struct{ AWS oneOrMore }
+	if json.Unmarshal(s.Principal, &sessions) == nil && sessions.AWS != nil {
+		return t.addRoles(s)
+	}
+	if err := checkActions(s.Action, webIdentityAction, "web identities"); err != nil {
+		return err
 	}
 	provider, err := federated(s.Principal)
 	if err != nil {
-		return nil, sts.Statement{}, err
+		return err
 	}
 	issuer, ok := providers[provider]
 	if !ok {
-		return nil, sts.Statement{}, fmt.Errorf("invalid principal in policy: the account has no OIDC provider %q; register it, or use arn:aws:iam::ACCOUNT:oidc-provider/ISSUER with the issuer's URL without https://", provider)
+		return fmt.Errorf("invalid principal in policy: the account has no OIDC provider %q; register it, or use arn:aws:iam::ACCOUNT:oidc-provider/ISSUER with the issuer's URL without https://", provider)
 	}
 	conditions, err := parseConditions(s.Condition, strings.TrimPrefix(issuer, "https://"))
-	return s.Action, sts.Statement{Issuer: issuer, Conditions: conditions}, err
+	for _, action := range s.Action {
+		t.webIdentities[action] = append(t.webIdentities[action], sts.Statement{Issuer: issuer, Conditions: conditions})
+	}
+	return err
 }
 
-// checkActions wants actions that a web identity can do.
-func checkActions(actions oneOrMore) error {
+// addRoles reads a statement that trusts sessions of roles.
+func (t *trust) addRoles(s statement) error {
+	var principal struct{ AWS oneOrMore }
+	if err := unmarshalStrict(s.Principal, &principal); err != nil {
+		return fmt.Errorf("invalid principal in policy: %w", err)
+	}
+	if err := checkActions(s.Action, chainAction, "sessions of roles"); err != nil {
+		return err
+	}
+	if s.Condition != nil {
+		return errors.New("conditions on sessions of roles are not evaluated here: name the roles")
+	}
+	for _, arn := range principal.AWS {
+		if !isRoleARN(arn) || strings.ContainsAny(arn, "*?") {
+			return fmt.Errorf("invalid principal in policy: %q is not the ARN of a role", arn)
+		}
+	}
+	for _, action := range s.Action {
+		t.roles[action] = append(t.roles[action], principal.AWS...)
+	}
+	return nil
+}
+
+// checkActions wants actions that a kind of principal can do, of which one is
+// the main one.
+func checkActions(actions oneOrMore, main, principals string) error {
 	if len(actions) == 0 {
 		return errors.New("missing required field Action")
 	}
 	for _, a := range actions {
 		switch {
 		case strings.Contains(a, "*"):
-			return fmt.Errorf("action %q: wildcards are not evaluated here; use %s", a, webIdentityAction)
-		case !slices.Contains([]string{webIdentityAction, tagAction, sourceIdentityAction}, a):
-			return fmt.Errorf("action %q does not apply to web identities; use %s", a, webIdentityAction)
+			return fmt.Errorf("action %q: wildcards are not evaluated here; use %s", a, main)
+		case !slices.Contains([]string{main, tagAction, sourceIdentityAction}, a):
+			return fmt.Errorf("action %q does not apply to %s; use %s", a, principals, main)
 		}
 	}
 	return nil

@@ -49,7 +49,7 @@ func TestTrustPolicy(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(want, got[webIdentityAction]); diff != "" {
+			if diff := cmp.Diff(want, got.webIdentities[webIdentityAction]); diff != "" {
 				t.Errorf("statements (-want +got):\n%s", diff)
 			}
 		})
@@ -60,7 +60,7 @@ func TestTrustPolicy(t *testing.T) {
 func TestTrustPolicyOperators(t *testing.T) {
 	for _, operator := range []sts.Operator{"StringNotEquals", "StringLikeIfExists", "ForAnyValue:StringEquals", "ForAllValues:StringNotLike"} {
 		got, err := parseTrustPolicy([]byte(strings.Replace(goodPolicy, "StringEquals", string(operator), 1)), providers())
-		if err != nil || got[webIdentityAction][0].Conditions[1].Operator != operator {
+		if err != nil || got.webIdentities[webIdentityAction][0].Conditions[1].Operator != operator {
 			t.Errorf("%s: %v, %v", operator, got, err)
 		}
 	}
@@ -92,12 +92,13 @@ func TestTrustPolicyRefused(t *testing.T) {
 		"empty actions":                {`"sts:AssumeRoleWithWebIdentity"`, `[]`, "missing required field Action"},
 		"wildcard action":              {`"sts:AssumeRoleWithWebIdentity"`, `"sts:*"`, "wildcards are not evaluated"},
 		"other action":                 {`"sts:AssumeRoleWithWebIdentity"`, `"sts:AssumeRole"`, "does not apply to web identities"},
+		"web identity of a role":       {`"Federated": "arn:aws:iam::123456789012:oidc-provider/issuer.example:8443/c/a"`, `"AWS": "arn:aws:iam::123456789012:role/demo"`, "does not apply to sessions of roles"},
 		"tags alone":                   {`"sts:AssumeRoleWithWebIdentity"`, `"sts:TagSession"`, "does not allow sts:AssumeRoleWithWebIdentity"},
 		"action of a wrong type":       {`"sts:AssumeRoleWithWebIdentity"`, `[null]`, "neither a string nor an array of strings"},
 		"no principal":                 {`"Principal": {"Federated": "arn:aws:iam::123456789012:oidc-provider/issuer.example:8443/c/a"},`, ``, "missing required field Principal"},
 		"wildcard principal":           {`{"Federated": "arn:aws:iam::123456789012:oidc-provider/issuer.example:8443/c/a"}`, `"*"`, "a wildcard would trust everybody"},
 		"wildcard provider":            {`"arn:aws:iam::123456789012:oidc-provider/issuer.example:8443/c/a"`, `"*"`, "has a wildcard"},
-		"AWS principal":                {`"Federated"`, `"AWS"`, `unknown field "AWS"`},
+		"AWS and federated principal":  {`"Federated"`, `"AWS": "arn:aws:iam::123456789012:role/demo", "Federated"`, `unknown field "Federated"`},
 		"two providers":                {`"arn:aws:iam::123456789012:oidc-provider/issuer.example:8443/c/a"`, `["a", "b"]`, "2 federated providers"},
 		"provider of another account":  {"123456789012", "210987654321", "has no OIDC provider"},
 		"provider that is not there":   {"oidc-provider/issuer.example:8443/c/a", "oidc-provider/issuer.example:8443/c/b", "has no OIDC provider"},
@@ -134,10 +135,10 @@ func FuzzTrustPolicy(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if !json.Valid(document) || len(trust) == 0 {
+		if !json.Valid(document) || len(trust.webIdentities)+len(trust.roles) == 0 {
 			t.Fatalf("accepted %q as %v", document, trust)
 		}
-		for action, statements := range trust {
+		for action, statements := range trust.webIdentities {
 			for _, s := range statements {
 				if s.Issuer != testIssuer {
 					t.Fatalf("trusts issuer %q with %s", s.Issuer, action)

@@ -84,16 +84,20 @@ const (
 	minProviderID, maxProviderID   = 4, 2048
 )
 
-// parseAssumeRequest checks form and limits of the parameters. Like the real
-// service it reports all violations at once.
-func parseAssumeRequest(parameters map[string]string) (assumeRequest, *apiError) {
+// parseAssumeRequest checks form and limits of the parameters, to which a web
+// identity belongs or not. Like the real service it reports all violations at once.
+func parseAssumeRequest(parameters map[string]string, webIdentity bool) (assumeRequest, *apiError) {
 	var v violations
 	request := assumeRequest{
 		roleARN:     v.required(parameters, "RoleArn", minARN, maxARN),
 		sessionName: v.required(parameters, "RoleSessionName", minSessionName, maxSessionName),
-		token:       v.token(parameters),
-		duration:    v.duration(parameters),
-		providerID:  v.optional(parameters, "ProviderId", minProviderID, maxProviderID),
+	}
+	if webIdentity {
+		request.token = v.token(parameters)
+	}
+	request.duration = v.duration(parameters)
+	if webIdentity {
+		request.providerID = v.optional(parameters, "ProviderId", minProviderID, maxProviderID)
 	}
 	if !isName(request.sessionName) {
 		v.add(quoted(request.sessionName), "roleSessionName", `Member must satisfy regular expression pattern: [\w+=,.@-]*`)

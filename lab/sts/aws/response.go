@@ -12,15 +12,27 @@ type metadata struct {
 
 func (m *metadata) setRequestID(id string) { m.RequestID = id }
 
-type assumeRoleResponse struct {
-	XMLName xml.Name         `xml:"https://sts.amazonaws.com/doc/2011-06-15/ AssumeRoleWithWebIdentityResponse"`
-	Result  assumeRoleResult `xml:"AssumeRoleWithWebIdentityResult"`
+type assumeWithWebIdentityResponse struct {
+	XMLName xml.Name                    `xml:"https://sts.amazonaws.com/doc/2011-06-15/ AssumeRoleWithWebIdentityResponse"`
+	Result  assumeWithWebIdentityResult `xml:"AssumeRoleWithWebIdentityResult"`
 	metadata
 }
 
-type assumeRoleResult struct {
-	Subject         string `xml:"SubjectFromWebIdentityToken"`
-	Audience        string
+type assumeWithWebIdentityResult struct {
+	Subject  string `xml:"SubjectFromWebIdentityToken"`
+	Audience string
+	granted
+	Provider string
+}
+
+type assumeRoleResponse struct {
+	XMLName xml.Name `xml:"https://sts.amazonaws.com/doc/2011-06-15/ AssumeRoleResponse"`
+	Result  granted  `xml:"AssumeRoleResult"`
+	metadata
+}
+
+// granted is a session, as the one who may have it is told.
+type granted struct {
 	AssumedRoleUser struct {
 		Arn           string
 		AssumedRoleID string `xml:"AssumedRoleId"`
@@ -31,7 +43,6 @@ type assumeRoleResult struct {
 		Expiration      string
 		AccessKeyID     string `xml:"AccessKeyId"`
 	}
-	Provider         string
 	SourceIdentity   string `xml:",omitempty"`
 	PackedPolicySize int    `xml:",omitempty"` // percent
 }

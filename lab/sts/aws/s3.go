@@ -163,7 +163,7 @@ func onlyGetObject(query url.Values) bool {
 }
 
 func (h *Handler) mayS3(s *session, action, resource string) *s3Error {
-	reason := s.forbidden(action, resource)
+	reason := s.forbidden(action, resource, false)
 	if reason == "" {
 		return nil
 	}
@@ -173,6 +173,10 @@ func (h *Handler) mayS3(s *session, action, resource string) *s3Error {
 // s3Signer returns the session whose credentials signed the request. If there
 // is an error, it is the session that they were said to be of, or nil.
 func (h *Handler) s3Signer(r s3Request) (*session, *s3Error) {
+	if strings.HasPrefix(r.Header.Get("Authorization"), "AWS ") || r.query.Has("AWSAccessKeyId") {
+		// Signature version 2, as botocore still presigns in us-east-1.
+		return nil, newS3Error(http.StatusBadRequest, "InvalidRequest", "The authorization mechanism you have provided is not supported. Please use AWS4-HMAC-SHA256.")
+	}
 	signature, flawed := parseSignature(r.Request, r.query, serviceS3)
 	if flawed != nil {
 		return nil, unauthenticatedByS3(flawed, signature)

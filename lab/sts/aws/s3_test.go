@@ -190,6 +190,11 @@ func TestObjectRefused(t *testing.T) {
 		{name: "signed 15 min ago", before: at(-15 * time.Minute), status: 200},
 		{name: "presigned a week ago for a week", before: both(presignFor("604800"), at(-7*24*time.Hour)), status: 200},
 		{"not signed", nil, func(r *http.Request) { r.Header.Del("Authorization") }, 403, "AccessDenied", "Access Denied"},
+		{"signature version 2", nil, func(r *http.Request) { r.Header.Set("Authorization", "AWS ASIAOIDCLAB:x") }, 400, "InvalidRequest", "The authorization mechanism you have provided is not supported. Please use AWS4-HMAC-SHA256."},
+		{"presigned by version 2", nil, func(r *http.Request) {
+			r.URL.RawQuery = "AWSAccessKeyId=ASIAOIDCLAB&Signature=x&Expires=1"
+			r.Header.Del("Authorization")
+		}, 400, "InvalidRequest", "The authorization mechanism you have provided is not supported. Please use AWS4-HMAC-SHA256."},
 		{"another secret", signedAs(func(c *awssdk.Credentials) { c.SecretAccessKey = other.SecretAccessKey }), nil, 403, "SignatureDoesNotMatch", wrong},
 		{"another secret presigned", both(presigned, signedAs(func(c *awssdk.Credentials) { c.SecretAccessKey = "x" })), nil, 403, "SignatureDoesNotMatch", wrong},
 		{"another object", nil, func(r *http.Request) { r.URL.Path = "/demo/secret" }, 403, "SignatureDoesNotMatch", wrong},

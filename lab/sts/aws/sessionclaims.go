@@ -46,6 +46,16 @@ func (c *sessionClaims) actions() []string {
 	return needed
 }
 
+// inherited are the claims of a session that this one's role is chained to: its
+// transitive tags, which stay so, and its source identity.
+func (c *sessionClaims) inherited() sessionClaims {
+	next := sessionClaims{tags: make(map[string]string), transitive: c.transitive, sourceIdentity: c.sourceIdentity}
+	for _, key := range c.transitive {
+		next.tags[key] = c.tags[key]
+	}
+	return next
+}
+
 // readSessionClaims reads them from verified claims, in the nested form
 //
 //	"https://aws.amazon.com/tags": {"principal_tags": {"Project": ["a"]}, "transitive_tag_keys": ["Project"]}

@@ -26,12 +26,12 @@ type session struct {
 	token           string
 	expires         time.Time // lab time, whole seconds as on the wire
 
-	role           role
-	name           string
-	journey        string            // of the web identity token
-	policy         permissions       // of all session policies; nil if there are none
-	tags           map[string]string // by key, in lower case
-	sourceIdentity string
+	role    role
+	name    string
+	journey string      // of the web identity token
+	policy  permissions // of all session policies; nil if there are none
+	claims  sessionClaims
+	tags    map[string]string // those of the claims, by key in lower case
 }
 
 // issue returns a new session with random credentials. They can be told from

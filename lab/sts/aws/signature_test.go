@@ -29,6 +29,13 @@ type call struct {
 	keepHeaders bool // sign X-Amz- headers as such, do not move them to the query
 }
 
+// setForm makes the call another POST.
+func (c *call) setForm(t testing.TB, form url.Values) {
+	t.Helper()
+	c.body = form.Encode()
+	c.request = ststest.Request(t, http.MethodPost, c.request.URL.String(), c.body)
+}
+
 // whoAmI sends a signed GetCallerIdentity. before changes what is signed.
 func (a *account) whoAmI(t testing.TB, credentials answer, before func(*call)) answer {
 	t.Helper()
