@@ -27,7 +27,7 @@ var layers = [][]string{
 	{"lab/nodeagent"},
 	{"lab/cluster", "lab/cluster/signer", "lab/nodeagent/sandbox", "lab/sts", "lab/sts/internal/ststest", "lab/sts/internal/tokenservice"},
 	{"lab/serve", "lab/keys", "lab/pki", "lab/proc"},
-	{"lab/clock", "lab/trace", "lab/problem", "fixtures", "fixtures/manifests"},
+	{"lab/clock", "lab/trace", "lab/problem", "lab/internal/sidebyside", "fixtures", "fixtures/manifests"},
 }
 
 // allowed are imports within a layer.
