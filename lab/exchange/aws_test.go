@@ -173,6 +173,11 @@ func TestAWSWithTheLabClock(t *testing.T) {
 				t.Errorf("got %+v", identity)
 			}
 
+			object, err := exchange.GetObject(t.Context(), lab.target, got.Credentials, "demo", "greeting")
+			if err != nil || string(object) != "hello" {
+				t.Errorf("object %q: %v", object, err)
+			}
+
 			_, err = exchange.AWS(t.Context(), lab.target, lab.token(t, "other"))
 			var refused *exchange.RefusedError
 			if !errors.As(err, &refused) || refused.Code != "InvalidIdentityToken" {
@@ -183,7 +188,46 @@ func TestAWSWithTheLabClock(t *testing.T) {
 			if !errors.As(err, &refused) || refused.Code != "ExpiredToken" {
 				t.Errorf("expired credentials: %v", err)
 			}
+			_, err = exchange.GetObject(t.Context(), lab.target, got.Credentials, "demo", "greeting")
+			if !errors.As(err, &refused) || refused.Code != "ExpiredToken" || refused.Status != 400 {
+				t.Errorf("object with expired credentials: %v", err)
+			}
 		})
+	}
+}
+
+func TestGetObjectRefused(t *testing.T) {
+	lab := startAWS(t)
+	got, err := exchange.AWS(t.Context(), lab.target, lab.token(t, "sts.amazonaws.com"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	forged := got.Credentials
+	forged.SecretAccessKey = "secret"
+	elsewhere := lab.target
+	elsewhere.Region = "us-west-2"
+	for name, test := range map[string]struct {
+		target      exchange.AWSTarget
+		credentials exchange.AWSCredentials
+		bucket, key string
+		code        string
+	}{
+		"control":       {lab.target, got.Credentials, "demo", "greeting", ""},
+		"wrong secret":  {lab.target, forged, "demo", "greeting", "SignatureDoesNotMatch"},
+		"other region":  {elsewhere, got.Credentials, "demo", "greeting", "AuthorizationHeaderMalformed"},
+		"other bucket":  {lab.target, got.Credentials, "nobody", "greeting", "NoSuchBucket"},
+		"no permission": {lab.target, got.Credentials, "demo", "nothing", "AccessDenied"}, // to list what there is
+	} {
+		_, err := exchange.GetObject(t.Context(), test.target, test.credentials, test.bucket, test.key)
+		var refused *exchange.RefusedError
+		switch {
+		case test.code == "" && err == nil:
+		case test.code == "" || !errors.As(err, &refused) || refused.Code != test.code:
+			t.Errorf("%s: %v, want %q", name, err, test.code)
+		}
+	}
+	if _, err := exchange.GetObject(t.Context(), lab.target, got.Credentials, "demo", "large"); err == nil || !strings.Contains(err.Error(), "is longer than 1048576 bytes") {
+		t.Errorf("a large object: %v", err)
 	}
 }
 
@@ -207,14 +251,18 @@ func startAWS(t *testing.T) *labAWS {
 	handler, err := aws.New(aws.Config{
 		Account:   account,
 		Providers: []aws.Provider{{URL: l.issuer, ClientIDs: []string{"sts.amazonaws.com"}}},
-		Roles:     []aws.Role{{Name: "demo", TrustPolicy: json.RawMessage(policy)}},
-		Client:    l.client,
-		Clock:     l.clock,
+		Roles: []aws.Role{{
+			Name: "demo", TrustPolicy: json.RawMessage(policy),
+			Policy: json.RawMessage(`{"Statement": {"Effect": "Allow", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::demo/*"}}`),
+		}},
+		Buckets: []aws.Bucket{{Name: "demo", Region: region, Objects: map[string][]byte{"greeting": []byte("hello"), "large": make([]byte, 1<<20+1)}}},
+		Client:  l.client,
+		Clock:   l.clock,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return &labAWS{l, exchange.AWSTarget{
-		Endpoint: serveUnder(t, l.ca, handler), Region: region, RoleARN: aws.RoleARN(account, "demo"), SessionName: "test", Client: l.client,
+		Endpoint: serveUnder(t, l.ca, handler), S3: serveUnder(t, l.ca, handler.S3()), Region: region, RoleARN: aws.RoleARN(account, "demo"), SessionName: "test", Client: l.client,
 	}}
 }

@@ -107,6 +107,11 @@ func exchanges(t *testing.T) map[string]func(url string, client *http.Client) er
 				exchange.AWSCredentials{AccessKeyID: "ASIAEXAMPLE", SecretAccessKey: "secret", SessionToken: subjectToken})
 			return err
 		},
+		"aws, object": func(url string, client *http.Client) error {
+			_, err := exchange.GetObject(t.Context(), exchange.AWSTarget{S3: url, Region: "eu-central-1", Client: client},
+				exchange.AWSCredentials{AccessKeyID: "ASIAEXAMPLE", SecretAccessKey: "secret", SessionToken: subjectToken}, "demo", "greeting")
+			return err
+		},
 		"oci": func(url string, client *http.Client) error {
 			_, err := exchange.OCI(t.Context(), exchange.OCITarget{URL: url, ClientID: "demo", ClientSecret: "secret", Client: client}, subjectToken)
 			return err
@@ -154,8 +159,8 @@ func TestFailuresAreNotRefusals(t *testing.T) {
 		},
 	} {
 		for what, do := range exchanges(t) {
-			if what == "resource" && (name == "something else" || name == "an empty object") {
-				continue // a resource may answer anything
+			if (what == "resource" || what == "aws, object") && (name == "something else" || name == "an empty object") {
+				continue // they may hold anything
 			}
 			p := startParty(t, handler)
 			err := do(p.url, p.client)
@@ -212,8 +217,12 @@ func TestErrorsDoNotShowTheToken(t *testing.T) {
 		for _, status := range []int{400, 500} {
 			p := startParty(t, func(w http.ResponseWriter, r *http.Request) {
 				w.Header().Set("WWW-Authenticate", `Bearer error="invalid_token", error_description="bad token `+subjectToken+`"`)
-				if strings.HasPrefix(what, "aws") {
-					answer(w, status, "text/xml", "<ErrorResponse><Error><Code>Bad</Code><Message>bad token "+subjectToken+"</Message></Error></ErrorResponse>")
+				switch said := "<Error><Code>Bad</Code><Message>bad token " + subjectToken + "</Message></Error>"; what {
+				case "aws", "aws, use":
+					answer(w, status, "text/xml", "<ErrorResponse>"+said+"</ErrorResponse>")
+					return
+				case "aws, object":
+					answer(w, status, "application/xml", said)
 					return
 				}
 				answer(w, status, "text/plain", quoted)
