@@ -37,13 +37,13 @@ func (l *Lab) startKind(ctx context.Context, m *member, identity cluster.Identit
 	}
 	return kind.Start(ctx, kind.Config{
 		Identity: identity, Dir: m.dir, Image: l.spec.Image, Network: l.spec.Network, Address: address,
-		Reach: []string{front.Host}, Trusts: l.trusted(m), PlainNetwork: withoutNetworkPlugin(l.spec.Image), Log: l.spec.Log,
+		Reach: []string{front.Host}, Trusts: l.trusted(m), Plain: madeHere(l.spec.Image), Log: l.spec.Log,
 	})
 }
 
-// withoutNetworkPlugin says whether a node image was made by package images,
-// which can't make kind's network plugin.
-func withoutNetworkPlugin(image string) bool {
+// madeHere says whether a node image was made by package images, which can't make
+// kind's plugins.
+func madeHere(image string) bool {
 	made, _ := images.NodeRef()
 	repository, _, _ := strings.Cut(made, ":")
 	return strings.HasPrefix(image, repository+":")

@@ -18,6 +18,7 @@ import (
 const (
 	autoEngine     = "auto"
 	engineVariable = "OIDCLAB_ENGINE"
+	imageVariable  = "OIDCLAB_IMAGE"
 )
 
 // autoLimit bounds how long auto waits for a container engine that hangs.
@@ -29,7 +30,8 @@ func (a *app) engineFlags(cmd *cobra.Command, engine, image *string) {
 		byDefault = autoEngine
 	}
 	cmd.Flags().StringVar(engine, "engine", byDefault, "what runs the clusters: auto, embedded or kind (or "+engineVariable+")")
-	cmd.Flags().StringVar(image, "image", "", "node image of the kind engine; without it the one that kind pins, or the one of `oidclab images build`, whichever is there")
+	cmd.Flags().StringVar(image, "image", os.Getenv(imageVariable),
+		"node image of the kind engine (or "+imageVariable+"); without it the one that kind pins, or that of oidclab images build, whichever is there")
 }
 
 func checkEngine(engine, image string) error {

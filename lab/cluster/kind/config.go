@@ -18,10 +18,11 @@ import (
 
 // Where a node, and its API server, find what is mounted.
 const (
-	nodeDir   = "/oidclab"        // files that this package writes
-	signerDir = "/oidclab-signer" // directory of the external signer's socket
-	cniFile   = "/etc/cni/net.d/10-oidclab.conflist"
-	keysDir   = "keys" // in nodeDir
+	nodeDir     = "/oidclab"        // files that this package writes
+	signerDir   = "/oidclab-signer" // directory of the external signer's socket
+	cniFile     = "/etc/cni/net.d/10-oidclab.conflist"
+	storageFile = "/kind/manifests/default-storage.yaml"
+	keysDir     = "keys" // in nodeDir
 )
 
 // managed begins every flag that makes an identity.
@@ -101,7 +102,7 @@ func (c *Cluster) writeMount() error {
 	if err != nil {
 		return err
 	}
-	files := map[string][]byte{"authentication.yaml": authentication, "cni.conflist": []byte(cniConfig)}
+	files := map[string][]byte{"authentication.yaml": authentication, "cni.conflist": []byte(cniConfig), "storage.yaml": []byte(storageClass)}
 	if err := writeFiles(c.mountDir(), files); err != nil {
 		return err
 	}
@@ -148,6 +149,15 @@ const cniConfig = `{
 }
 `
 
+// storageClass takes the place of kind's provisioner of volumes.
+const storageClass = `apiVersion: storage.k8s.io/v1
+kind: StorageClass
+metadata:
+  name: standard
+provisioner: kubernetes.io/no-provisioner
+volumeBindingMode: WaitForFirstConsumer
+`
+
 // kindConfig returns kind's description of the cluster.
 func (c *Cluster) kindConfig(n node) (*v1alpha4.Cluster, error) {
 	identity := c.config.Identity
@@ -169,8 +179,10 @@ func (c *Cluster) kindConfig(n node) (*v1alpha4.Cluster, error) {
 		volumes = append(volumes, volume{"oidclab-signer", signerDir, signerDir, true, "Directory"})
 		mounts = append(mounts, v1alpha4.Mount{HostPath: filepath.Dir(identity.SignerSocket), ContainerPath: signerDir, Readonly: true})
 	}
-	if c.config.PlainNetwork {
-		mounts = append(mounts, v1alpha4.Mount{HostPath: filepath.Join(c.mountDir(), "cni.conflist"), ContainerPath: cniFile, Readonly: true})
+	if c.config.Plain {
+		mounts = append(mounts,
+			v1alpha4.Mount{HostPath: filepath.Join(c.mountDir(), "cni.conflist"), ContainerPath: cniFile, Readonly: true},
+			v1alpha4.Mount{HostPath: filepath.Join(c.mountDir(), "storage.yaml"), ContainerPath: storageFile, Readonly: true})
 	}
 	// Not merge patches: of several issuers they would leave the last, without a word.
 	apiServer := []operation{{"add", "/apiServer/extraVolumes", volumes}}
@@ -189,7 +201,7 @@ func (c *Cluster) kindConfig(n node) (*v1alpha4.Cluster, error) {
 		Networking: v1alpha4.Networking{
 			IPFamily:          v1alpha4.IPv4Family,
 			APIServerAddress:  c.config.Address.String(),
-			DisableDefaultCNI: c.config.PlainNetwork,
+			DisableDefaultCNI: c.config.Plain,
 		},
 		Nodes: []v1alpha4.Node{{Role: v1alpha4.ControlPlaneRole, Image: c.config.Image, ExtraMounts: mounts}},
 		KubeadmConfigPatchesJSON6902: []v1alpha4.PatchJSON6902{

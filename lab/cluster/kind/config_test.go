@@ -136,7 +136,7 @@ func TestWithArguments(t *testing.T) {
 func newCluster(t *testing.T, identity cluster.Identity) *Cluster {
 	t.Helper()
 	c := &Cluster{identity: identity, config: Config{
-		Identity: identity, Dir: t.TempDir(), Image: "node:v1", Network: "oidclab-x-12345", Address: netip.MustParseAddr("172.18.0.1"), PlainNetwork: true,
+		Identity: identity, Dir: t.TempDir(), Image: "node:v1", Network: "oidclab-x-12345", Address: netip.MustParseAddr("172.18.0.1"), Plain: true,
 	}}
 	if err := c.writeMount(); err != nil {
 		t.Fatal(err)
@@ -151,9 +151,9 @@ func TestMount(t *testing.T) {
 		want     []string
 	}{
 		"external signer": {signed(), []string{
-			"authentication.yaml", "cni.conflist", "patches/kube-apiserver+strategic.json", "patches/kube-controller-manager+strategic.json",
+			"authentication.yaml", "cni.conflist", "patches/kube-apiserver+strategic.json", "patches/kube-controller-manager+strategic.json", "storage.yaml",
 		}},
-		"key files": {selfSigned(), []string{"authentication.yaml", "cni.conflist", "keys/0/0.pub", "keys/0/1.pub", "keys/0/signing.key"}},
+		"key files": {selfSigned(), []string{"authentication.yaml", "cni.conflist", "keys/0/0.pub", "keys/0/1.pub", "keys/0/signing.key", "storage.yaml"}},
 	} {
 		dir := newCluster(t, c.identity).mountDir()
 		var got []string
@@ -238,7 +238,7 @@ func TestKindConfig(t *testing.T) {
 	if want := append(flagsOf(arguments(selfSigned(), 0)), "--authentication-config=/oidclab/authentication.yaml"); !slices.Equal(flags, want) {
 		t.Errorf("got %q, want %q", flags, want)
 	}
-	c.config.PlainNetwork = false
+	c.config.Plain = false
 	if config, err = c.kindConfig(node{version.MustParseSemantic("v1.36.1"), true, "2"}); err != nil || config.Networking.DisableDefaultCNI || len(config.Nodes[0].ExtraMounts) != 1 {
 		t.Errorf("with kind's own network: %+v (%v)", config, err)
 	}

@@ -43,10 +43,11 @@ type Config struct {
 	Address  netip.Addr              // gateway of Network, where the Kubernetes API listens
 	Reach    []string                // host:port of servers that pods must reach; they must be listening
 	Trusts   []cluster.TrustedIssuer // may come up later; the API server asks for their keys every 10 s
-	// PlainNetwork gives pods addresses by a file of CNI configuration: for images
-	// without kind's own network plugin, which also enforces network policies.
-	PlainNetwork bool
-	Log          *slog.Logger // nil means none
+	// Plain is for images without kind's own plugins for networks, which also
+	// enforces network policies, and storage: a file of CNI configuration gives
+	// pods their addresses, and nothing provisions volumes.
+	Plain bool
+	Log   *slog.Logger // nil means none
 }
 
 // Cluster is a running cluster. Make one with Start.

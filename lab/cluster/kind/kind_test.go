@@ -3,13 +3,12 @@ package kind_test
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
 	"testing"
 	"time"
-
-	"net/netip"
 
 	"github.com/oidclab/oidclab/lab/cluster"
 	"github.com/oidclab/oidclab/lab/cluster/clustertest"
@@ -21,13 +20,20 @@ import (
 // instead of skips.
 const require = "OIDCLAB_REQUIRE_KIND"
 
-// machine returns a node image, or ends the test where there can be no nodes.
+// imageVariable is the node image of the tests, if not one of the usual.
+const imageVariable = "OIDCLAB_IMAGE"
+
+// image returns a node image, or ends the test where there can be no nodes.
 func image(t *testing.T) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	made, _ := images.NodeRef()
-	machine := kind.Look(ctx, 2, kind.DefaultImage, made)
+	candidates := []string{kind.DefaultImage, made}
+	if wanted := os.Getenv(imageVariable); wanted != "" {
+		candidates = []string{wanted}
+	}
+	machine := kind.Look(ctx, 2, candidates...)
 	machine.Probe(ctx)
 	if err := machine.Unmet(); err != nil {
 		if os.Getenv(require) == "1" {
@@ -65,7 +71,7 @@ func newNetwork(t *testing.T) network {
 	return n
 }
 
-// leftovers returns the names of all containers of the network.
+// containers returns the names of all containers of the network.
 func (n network) containers() ([]string, error) {
 	return lines("docker", "ps", "--all", "--filter", "name="+n.name, "--format", "{{.Names}}")
 }
@@ -86,9 +92,8 @@ func lines(program string, args ...string) ([]string, error) {
 }
 
 func (n network) config(image, dir string, identity cluster.Identity) kind.Config {
-	made, _ := images.NodeRef()
 	return kind.Config{
-		Identity: identity, Dir: dir, Image: image, Network: n.name, Address: n.gateway, PlainNetwork: image == made,
+		Identity: identity, Dir: dir, Image: image, Network: n.name, Address: n.gateway, Plain: strings.HasPrefix(image, "oidclab/"),
 	}
 }
 
