@@ -27,7 +27,7 @@ var layers = [][]string{
 	{"lab/nodeagent"},
 	{"lab/cluster", "lab/cluster/signer", "lab/nodeagent/sandbox", "lab/sts", "lab/sts/internal/ststest", "lab/sts/internal/tokenservice"},
 	{"lab/serve", "lab/keys", "lab/pki", "lab/proc"},
-	{"lab/clock", "lab/trace", "lab/problem", "lab/internal/sidebyside", "fixtures", "fixtures/manifests"},
+	{"lab/clock", "lab/trace", "lab/problem", "lab/internal/sidebyside", "fixtures", "fixtures/images/pause", "fixtures/manifests"},
 }
 
 // allowed are imports within a layer.
@@ -43,7 +43,7 @@ var only = map[string][]string{
 	"github.com/spf13/cobra":                      {"cmd/oidclab/cli"},
 	"k8s.io/kubernetes":                           {"lab/cluster/embedded/controlplane", "lab/nodeagent"},
 	"go.etcd.io/etcd/server":                      {"lab/cluster/embedded/controlplane"},
-	"github.com/testcontainers/testcontainers-go": nil,
+	"github.com/testcontainers/testcontainers-go": {"lab/vault"},
 }
 
 type goPackage struct {

@@ -40,7 +40,9 @@ type Spec struct {
 	Issuers  string   // the style of issuer URLs, see issuer.Layouts; empty means the first
 	Command  []string // runs this program as a component of a control plane
 	Vault    string   // the vault program; empty means a lab without Vault
-	NoVault  string   // why there is no Vault, for messages; only if Vault is empty
+	NoVault  string   // why there is no Vault, for messages; only if Vault and VaultImage are empty
+	// VaultImage runs Vault in a container instead, with the kind engine only.
+	VaultImage string
 
 	AWS     AWSSpec     // what there is beside the lab's own
 	Generic GenericSpec // likewise

@@ -88,6 +88,8 @@ func Up(ctx context.Context, spec Spec, observe func(StepEvent)) (*Lab, error) {
 	l := &Lab{spec: spec, Clock: clock.New(nil), Trace: trace.New(), since: time.Now(), address: loopback}
 	l.info = Info{Name: spec.Name, Engine: spec.Engine, Signer: spec.Signer, IssuerStyle: spec.Issuers, Dir: spec.Dir, CAFile: filepath.Join(spec.Dir, "ca.crt"), Absent: map[string]string{}}
 
+	l.describePods()
+
 	var p plan
 	var network []*step
 	if spec.Engine == Kind {
@@ -100,7 +102,7 @@ func Up(ctx context.Context, spec Spec, observe func(StepEvent)) (*Lab, error) {
 		signing := p.step("signing keys "+m.id, m.startSigning(l), front)
 		clusters = append(clusters, p.step("cluster "+m.id, m.startCluster(l), signing))
 	}
-	if spec.Vault != "" {
+	if spec.Vault != "" || spec.VaultImage != "" {
 		server := p.step("vault", l.startVault, front)
 		p.step("vault configuration", l.configureVault, append([]*step{server}, clusters...)...)
 	} else {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/oidclab/oidclab/fixtures"
 	"github.com/oidclab/oidclab/lab/cluster"
+	"github.com/oidclab/oidclab/lab/cluster/kind"
 	"github.com/oidclab/oidclab/lab/vault"
 )
 
@@ -18,9 +19,13 @@ import (
 const reviewerLife = 24 * time.Hour
 
 func (l *Lab) startVault(ctx context.Context, u *undo) (string, error) {
-	server, err := vault.Start(ctx, vault.Config{
-		Program: l.spec.Vault, Dir: filepath.Join(l.spec.Dir, "vault"), CA: l.ca, Log: l.spec.Log,
-	})
+	config := vault.Config{Program: l.spec.Vault, Address: l.address, Dir: filepath.Join(l.spec.Dir, "vault"), CA: l.ca, Log: l.spec.Log}
+	if l.spec.VaultImage != "" {
+		config.Container = &vault.Container{
+			Image: l.spec.VaultImage, Network: l.spec.Network, Labels: map[string]string{kind.Label: l.spec.Network},
+		}
+	}
+	server, err := vault.Start(ctx, config)
 	if err != nil {
 		return "", err
 	}

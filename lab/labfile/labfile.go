@@ -32,7 +32,7 @@ spec:
   issuerStyle: oke       # of issuer URLs: excloud, oke, eks, gardener or aks
   signer: external       # who signs tokens: external (the lab) or static (the API server, with key files)
   port: 8443             # of the issuer front; 0 or nothing means any free one
-  vault: none            # auto, none, or the path of a vault program
+  vault: none            # auto, none, the path of a vault program, or container:IMAGE
   aws:
     clientIDs: [sts.amazonaws.com]
     roles:               # beside the lab's own, c1-app, c2-app, ...

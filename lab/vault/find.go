@@ -2,6 +2,10 @@ package vault
 
 import "github.com/oidclab/oidclab/lab/problem"
 
+// DefaultImage is HashiCorp's image of the version that the lab's texts and limits
+// were taken from.
+const DefaultImage = "hashicorp/vault:1.21.4"
+
 // Find returns the path of the Vault program. lookPath is [exec.LookPath], or
 // one like it. Without the program the error is a [problem.EnvironmentMissing].
 func Find(lookPath func(string) (string, error)) (program string, err error) {

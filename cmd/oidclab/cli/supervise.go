@@ -234,6 +234,8 @@ func startSupervisor(ctx context.Context, dir stateDir, lock *os.File, request s
 	command.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	// What `env --for vault` printed for a lab before this one would break Vault's client in the supervisor.
 	command.Env = slices.DeleteFunc(os.Environ(), func(entry string) bool { return strings.HasPrefix(entry, "VAULT_") })
+	// testcontainers-go's reaper needs an image of its own; `oidclab down` reaps.
+	command.Env = append(command.Env, "TESTCONTAINERS_RYUK_DISABLED=true")
 	command.Stderr = log
 	command.ExtraFiles = []*os.File{lock}
 	stdin, err := command.StdinPipe()

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"sort"
 	"strconv"
 	"strings"
@@ -19,7 +18,6 @@ import (
 	"github.com/oidclab/oidclab/lab/issuer"
 	"github.com/oidclab/oidclab/lab/labfile"
 	"github.com/oidclab/oidclab/lab/problem"
-	"github.com/oidclab/oidclab/lab/vault"
 )
 
 type upFlags struct {
@@ -77,7 +75,7 @@ over it. Everything it can say:
 	cmd.Flags().Var(&choice{value: &flags.style, values: styles}, "issuer-style", "how issuer URLs look, as those of: "+strings.Join(styles, ", "))
 	cmd.Flags().IntVar(&flags.clusters, "clusters", 1, "number of clusters, 1 to 9")
 	cmd.Flags().IntVar(&flags.port, "port", 0, "port of the issuer front; 0 means any free one")
-	cmd.Flags().StringVar(&flags.vault, "vault", "auto", "auto (if there is a vault program on PATH), none, or the path of a vault program")
+	cmd.Flags().StringVar(&flags.vault, "vault", "auto", "auto (a container with the kind engine if its image is there, else the vault program on PATH), none, a path, or container:IMAGE")
 	cmd.Flags().DurationVar(&flags.timeout, "timeout", 3*time.Minute, "how long to wait until everything is ready")
 	cmd.Flags().BoolVar(&flags.foreground, "foreground", false, "stay attached; Ctrl-C is down")
 	cmd.Flags().BoolVar(&flags.keep, "keep", false, "if the lab does not come up, keep its files and logs")
@@ -188,6 +186,9 @@ func (a *app) up(cmd *cobra.Command, flags upFlags, file labfile.File) error {
 	if spec.Engine, spec.Image, err = a.chooseEngine(ctx, flags.engine, flags.image, flags.clusters); err != nil {
 		return errors.Join(err, dir.remove(), lock.Close())
 	}
+	if err := a.chooseVault(ctx, &spec, flags.vault); err != nil {
+		return errors.Join(err, dir.remove(), lock.Close())
+	}
 	if spec.Engine == lab.Kind {
 		spec.Network = dir.network()
 		if err := errors.Join(os.Setenv(kind.NetworkVariable, spec.Network), dir.markContainers()); err != nil {
@@ -224,19 +225,6 @@ func (a *app) spec(dir stateDir, flags upFlags, file labfile.File) (lab.Spec, er
 		Name: dir.name(), Dir: string(dir), Signer: flags.signer, Issuers: flags.style, Clusters: flags.clusters, Port: flags.port,
 		Command: []string{executable, ComponentCommand},
 		AWS:     file.AWS, Generic: file.Generic,
-	}
-	switch flags.vault {
-	case "none":
-		spec.NoVault = "--vault none"
-	case "auto":
-		if spec.Vault, err = vault.Find(exec.LookPath); err != nil {
-			spec.NoVault = err.Error()
-			fmt.Fprintf(a.Err, "oidclab: without Vault: %v\n", err)
-		}
-	default:
-		if spec.Vault, err = exec.LookPath(flags.vault); err != nil {
-			return lab.Spec{}, problem.New(problem.EnvironmentMissing, "oidclab up --vault none, or install Vault", "the vault program: %w", err)
-		}
 	}
 	return spec, nil
 }

@@ -1,5 +1,0 @@
-// Package deps pins modules that packages under construction will import.
-package deps
-
-import (
-)
