@@ -8,6 +8,8 @@ package trace
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"iter"
+	"slices"
 	"sync"
 	"time"
 )
@@ -44,7 +46,7 @@ type Event struct {
 	Detail  string    `json:"detail,omitempty"`
 }
 
-// capacity is the number of events a Log keeps; older ones are dropped first.
+// capacity is the number of events a Log keeps; older ones are overwritten.
 const capacity = 20_000
 
 // Log is an append-only, bounded record. Readers hold a position, so a slow
@@ -53,12 +55,12 @@ const capacity = 20_000
 type Log struct {
 	mu     sync.Mutex
 	next   int64
-	events []Event
-	more   chan struct{} // closed when an event is added
+	events []Event       // the event with sequence number seq is at (seq-1) % capacity
+	more   chan struct{} // closed when an event is added; nil while no reader waits
 }
 
 // New returns an empty log.
-func New() *Log { return &Log{next: 1, more: make(chan struct{})} }
+func New() *Log { return &Log{next: 1} }
 
 // Add appends e, filling in Seq and, if it is zero, Time.
 func (l *Log) Add(e Event) {
@@ -72,12 +74,15 @@ func (l *Log) Add(e Event) {
 	if e.Time.IsZero() {
 		e.Time = time.Now()
 	}
-	if len(l.events) == capacity {
-		l.events = append(l.events[:0], l.events[capacity/10:]...)
+	if len(l.events) < capacity {
+		l.events = append(l.events, e)
+	} else {
+		l.events[(e.Seq-1)%capacity] = e
 	}
-	l.events = append(l.events, e)
-	close(l.more)
-	l.more = make(chan struct{})
+	if l.more != nil {
+		close(l.more)
+		l.more = nil
+	}
 }
 
 // Since returns the events after position seq (0 for all) and a channel that is
@@ -85,11 +90,10 @@ func (l *Log) Add(e Event) {
 func (l *Log) Since(seq int64) ([]Event, <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	i := 0
-	if n := len(l.events); n > 0 {
-		i = int(min(max(seq-l.events[0].Seq+1, 0), int64(n)))
+	if l.more == nil {
+		l.more = make(chan struct{})
 	}
-	return append([]Event(nil), l.events[i:]...), l.more
+	return slices.Collect(l.after(seq)), l.more
 }
 
 // Journey returns the events of one journey, oldest first.
@@ -97,10 +101,22 @@ func (l *Log) Journey(id string) []Event {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var events []Event
-	for _, e := range l.events {
+	for e := range l.after(0) {
 		if e.Journey == id {
 			events = append(events, e)
 		}
 	}
 	return events
+}
+
+// after returns the events after position seq that are kept, oldest first. The
+// lock must be held while they are read.
+func (l *Log) after(seq int64) iter.Seq[Event] {
+	return func(yield func(Event) bool) {
+		for s := max(seq+1, l.next-int64(len(l.events))); s < l.next; s++ {
+			if !yield(l.events[(s-1)%capacity]) {
+				return
+			}
+		}
+	}
 }
