@@ -113,7 +113,7 @@ func (l *Lab) webhookExtra(p webhook.Profile) webhook.Extra {
 	var env []corev1.EnvVar
 	switch p.Name {
 	case "aws":
-		env = []corev1.EnvVar{{Name: "AWS_ENDPOINT_URL_STS", Value: l.info.AWS.Endpoint}, {Name: "AWS_CA_BUNDLE", Value: file}}
+		env = []corev1.EnvVar{{Name: "AWS_ENDPOINT_URL_STS", Value: l.info.AWS.Endpoint}, {Name: "AWS_ENDPOINT_URL_S3", Value: l.info.AWS.S3}, {Name: "AWS_CA_BUNDLE", Value: file}}
 	case "stackit":
 		env = []corev1.EnvVar{{Name: "STACKIT_IDP_TOKEN_ENDPOINT", Value: l.info.STACKIT.TokenURL}}
 	}

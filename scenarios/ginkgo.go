@@ -21,12 +21,13 @@ import (
 
 // This is the only file that imports Ginkgo: scenarios go in, results come out.
 
-// scenarioTimeout bounds one scenario.
+// scenarioTimeout bounds one scenario that says nothing else.
 const scenarioTimeout = 2 * time.Minute
 
 // Options say which scenarios run, and who is told.
 type Options struct {
 	LabelFilter string       // a Ginkgo label filter, such as "aws && !rotation"; empty means all
+	Slow        bool         // those with the label Slow too
 	Focus       string       // a regular expression on names; empty means all
 	JUnit       string       // file for a JUnit report; empty means none
 	JSON        string       // file for a Ginkgo JSON report; empty means none
@@ -80,7 +81,7 @@ func Run(ctx context.Context, client *control.Client, options Options) (Summary,
 	ginkgo.Describe("oidclab", ginkgo.Ordered, ginkgo.ContinueOnFailure, func() {
 		for i, scenario := range All() {
 			name := fmt.Sprintf("scenario-%d-%d", time.Now().Unix(), i)
-			ginkgo.It(scenario.Name, ginkgo.Label(scenario.Labels...), ginkgo.SpecTimeout(scenarioTimeout), func(ctx ginkgo.SpecContext) {
+			ginkgo.It(scenario.Name, ginkgo.Label(scenario.Labels...), ginkgo.SpecTimeout(max(scenario.Timeout, scenarioTimeout)), func(ctx ginkgo.SpecContext) {
 				for _, need := range scenario.Needs {
 					if why := need.Missing(status.Info); why != "" {
 						ginkgo.Skip("needs " + need.Name + ": " + why)
@@ -120,6 +121,12 @@ func configure(options Options) (types.SuiteConfig, types.ReporterConfig, error)
 		suite.FocusStrings = []string{options.Focus}
 	}
 	suite.LabelFilter = options.LabelFilter
+	if !options.Slow {
+		suite.LabelFilter = "!" + Slow
+		if options.LabelFilter != "" {
+			suite.LabelFilter = "(" + options.LabelFilter + ") && !" + Slow
+		}
+	}
 	reporter.NoColor = true
 	reporter.JUnitReport = options.JUnit
 	reporter.JSONReport = options.JSON

@@ -21,6 +21,10 @@ import (
 	"github.com/stackitcloud/stackit-sdk-go/core/auth"
 	"github.com/stackitcloud/stackit-sdk-go/core/clients"
 	stackitconfig "github.com/stackitcloud/stackit-sdk-go/core/config"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 
 	"github.com/oidclab/oidclab/lab/exchange"
 )
@@ -202,4 +206,23 @@ func useGeneric(ctx context.Context, c Config) (identity, content string, err er
 	}
 	content, err = fetch(ctx, client, c.Resource, granted.AccessToken, nil)
 	return claim(granted.AccessToken, "sub"), content, err
+}
+
+// useKubernetes asks the cluster that the pod runs in who it is, as client-go finds
+// it there: with the token that is mounted unless automountServiceAccountToken
+// says no.
+func useKubernetes(ctx context.Context, _ Config) (identity, content string, err error) {
+	config, err := rest.InClusterConfig()
+	if err != nil {
+		return "", "", err
+	}
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return "", "", err
+	}
+	review, err := client.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
+	if err != nil {
+		return "", "", err
+	}
+	return review.Status.UserInfo.Username, "", nil
 }

@@ -31,7 +31,7 @@ type Config struct {
 	Getenv func(name string) string
 	// Resource is what to read with the credentials; empty means nothing. It is
 	// an https URL for gcp, azure, stackit and generic, s3://BUCKET/KEY for aws,
-	// and an API path such as secret/data/NAME for vault.
+	// and an API path such as secret/data/NAME for vault. kubernetes reads nothing.
 	Resource string
 	// DisableInstanceDiscovery is azidentity's option of that name, without which
 	// it asks Microsoft about an authority that it does not know.
@@ -68,17 +68,20 @@ type party struct {
 
 func parties() map[string]party {
 	return map[string]party{
-		"aws":     {variable("AWS_WEB_IDENTITY_TOKEN_FILE", ""), useAWS},
-		"gcp":     {gcpTokenFile, useGCP},
-		"azure":   {variable("AZURE_FEDERATED_TOKEN_FILE", ""), useAzure},
-		"stackit": {variable("STACKIT_FEDERATED_TOKEN_FILE", "/var/run/secrets/stackit.cloud/serviceaccount/token"), useSTACKIT},
-		"vault":   {variable("OIDCLAB_VAULT_TOKEN_FILE", ""), useVault},
-		"generic": {variable("OIDCLAB_TOKEN_FILE", ""), useGeneric},
+		"aws":        {variable("AWS_WEB_IDENTITY_TOKEN_FILE", ""), useAWS},
+		"gcp":        {gcpTokenFile, useGCP},
+		"azure":      {variable("AZURE_FEDERATED_TOKEN_FILE", ""), useAzure},
+		"stackit":    {variable("STACKIT_FEDERATED_TOKEN_FILE", "/var/run/secrets/stackit.cloud/serviceaccount/token"), useSTACKIT},
+		"vault":      {variable("OIDCLAB_VAULT_TOKEN_FILE", ""), useVault},
+		"generic":    {variable("OIDCLAB_TOKEN_FILE", ""), useGeneric},
+		"kubernetes": {func(Config) (string, error) { return "/var/run/secrets/kubernetes.io/serviceaccount/token", nil }, useKubernetes},
 	}
 }
 
 // Parties returns the names of the relying parties that can be probed.
-func Parties() []string { return []string{"aws", "gcp", "azure", "stackit", "vault", "generic"} }
+func Parties() []string {
+	return []string{"aws", "gcp", "azure", "stackit", "vault", "generic", "kubernetes"}
+}
 
 // Run probes one of Parties, once, and reads its token file anew. Everything
 // that goes wrong is in the result.

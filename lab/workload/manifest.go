@@ -2,7 +2,6 @@ package workload
 
 import (
 	"context"
-	"os"
 	"path"
 	"slices"
 	"strings"
@@ -11,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 
+	"github.com/oidclab/oidclab/fixtures"
 	"github.com/oidclab/oidclab/fixtures/manifests"
 	"github.com/oidclab/oidclab/lab"
 	"github.com/oidclab/oidclab/lab/problem"
@@ -34,41 +34,32 @@ type Manifest struct {
 // Objects returns the workload, and before it the ConfigMaps that it needs.
 func (m Manifest) Objects(ctx context.Context, info lab.Info, cluster lab.ClusterInfo) ([]runtime.Object, error) {
 	files := &podFiles{content: map[string]string{}}
-	w := Workload{Info: info, Cluster: cluster, Files: files}
-	variables, err := w.Environment(ctx, m.Party)
+	variables, err := Workload{Info: info, Cluster: cluster, Files: files}.Environment(ctx, m.Party)
 	if err != nil {
 		return nil, err
 	}
-	audience := files.audience
-	// All that any party needs, whichever it is: the ConfigMap is the same for all.
-	if _, err := w.gcp(ctx); err != nil {
-		return nil, err
-	}
-	ca, err := os.ReadFile(info.CAFile)
-	if err != nil {
-		return nil, err
-	}
-	files.content[manifests.CAFile] = string(ca)
 	environment := map[string]string{}
 	for _, v := range variables {
 		if v.Value != "" {
 			environment[v.Name] = v.Value
 		}
 	}
-	workload, err := m.workload(info, audience)
+	workload, err := m.workload(info, files.audience)
 	if err != nil {
 		return nil, err
 	}
-	return []runtime.Object{
-		m.configMap(manifests.FilesConfigMap, files.content),
-		m.configMap(m.environmentConfigMap(), environment),
-		workload,
-	}, nil
+	objects := []runtime.Object{m.configMap(m.environmentConfigMap(), environment)}
+	if len(files.content) > 0 {
+		objects = append(objects, m.configMap(m.filesConfigMap(), files.content))
+	}
+	return append(objects, workload), nil
 }
 
 func (m Manifest) name() string { return "probe-" + m.Party }
 
-func (m Manifest) environmentConfigMap() string { return manifests.FilesConfigMap + "-" + m.Party }
+func (m Manifest) environmentConfigMap() string { return "oidclab-" + m.Party }
+
+func (m Manifest) filesConfigMap() string { return m.environmentConfigMap() + "-files" }
 
 func (m Manifest) configMap(name string, data map[string]string) *corev1.ConfigMap {
 	return &corev1.ConfigMap{
@@ -127,8 +118,13 @@ func (m Manifest) fill(pod *corev1.PodTemplateSpec, info lab.Info, audience stri
 	container.Args = append(container.Args, probeFlags(info, m.Party)...)
 	container.EnvFrom[0].ConfigMapRef.Name = m.environmentConfigMap()
 	for _, volume := range pod.Spec.Volumes {
-		if volume.Projected != nil {
-			volume.Projected.Sources[0].ServiceAccountToken.Audience = audience
+		for _, source := range volume.Projected.Sources {
+			switch {
+			case source.ServiceAccountToken != nil:
+				source.ServiceAccountToken.Audience = audience
+			case source.ConfigMap.Optional != nil:
+				source.ConfigMap.Name = m.filesConfigMap()
+			}
 		}
 	}
 }
@@ -136,6 +132,8 @@ func (m Manifest) fill(pod *corev1.PodTemplateSpec, info lab.Info, audience stri
 // probeFlags are those with which a probe reads the lab's resource of a party.
 func probeFlags(info lab.Info, party string) []string {
 	switch party {
+	case "aws":
+		return []string{"--resource=s3://" + info.AWS.Bucket + "/" + info.AWS.Object}
 	case "gcp":
 		return []string{"--resource=" + info.GCP.URL + "/storage/v1/b/" + info.GCP.Bucket + "/o/" + info.GCP.Object + "?alt=media"}
 	case "azure":
@@ -151,10 +149,10 @@ func probeFlags(info lab.Info, party string) []string {
 // podFiles are the files of a pod of the manifests.
 type podFiles struct {
 	audience string            // of the token: that of the first who asks
-	content  map[string]string // of ConfigMap manifests.FilesConfigMap
+	content  map[string]string // by name
 }
 
-func (f *podFiles) CA() string { return path.Join(manifests.FilesPath, manifests.CAFile) }
+func (f *podFiles) CA() string { return path.Join(manifests.FilesPath, fixtures.CAKey) }
 
 func (f *podFiles) Token(_ context.Context, audience string) (string, error) {
 	if f.audience == "" {

@@ -33,6 +33,8 @@ the token, never the credentials. It needs no lab on this machine.
 Where the token is: AWS_WEB_IDENTITY_TOKEN_FILE; the credential_source of
 GOOGLE_APPLICATION_CREDENTIALS; AZURE_FEDERATED_TOKEN_FILE; STACKIT_FEDERATED_TOKEN_FILE;
 OIDCLAB_VAULT_TOKEN_FILE, with VAULT_ADDR and VAULT_CACERT; OIDCLAB_TOKEN_FILE.
+kubernetes is the cluster of the pod, with the token that every pod has unless
+automountServiceAccountToken is false.
 
 Exit codes: 0 accepted; 6 not accepted, with the SDK's error in the line.`,
 		Example: `  oidclab run --for aws -- oidclab probe aws

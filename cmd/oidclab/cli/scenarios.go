@@ -61,7 +61,8 @@ clock and rotate keys, and put the clock right when they end. A failed scenario
 prints the journeys of its tokens. Exits 5 if one failed.`,
 		Example: `  oidclab scenarios run
   oidclab scenarios run --label-filter 'aws && !rotation'
-  oidclab scenarios run --focus 'alg none' --junit report.xml`,
+  oidclab scenarios run --focus 'alg none' --junit report.xml
+  oidclab scenarios run --slow --label-filter slow     those that take minutes`,
 		Args: exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withLab(cmd.Context(), func(ctx context.Context, client *control.Client, _ lab.Status) error {
@@ -90,6 +91,7 @@ prints the journeys of its tokens. Exits 5 if one failed.`,
 	flags := cmd.Flags()
 	flags.StringVar(&options.LabelFilter, "label-filter", "", "which scenarios, by label, such as 'aws && !rotation'")
 	flags.StringVar(&options.Focus, "focus", "", "which scenarios, by a regular expression on their names")
+	cmd.Flags().BoolVar(&options.Slow, "slow", false, "run those that take minutes too (label slow)")
 	flags.StringVar(&options.JUnit, "junit", "", "write a JUnit report to this file")
 	flags.StringVar(&options.JSON, "json", "", "write Ginkgo's JSON report to this file")
 	a.outputFlag(cmd, "text", "json")

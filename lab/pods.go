@@ -1,0 +1,23 @@
+package lab
+
+import (
+	"github.com/oidclab/oidclab/fixtures/manifests"
+	"github.com/oidclab/oidclab/lab/nodeagent/sandbox"
+)
+
+// Pods is what the lab lacks if Info.Absent says so under this name: nodes that
+// run pods of the workload image.
+const Pods = "pods"
+
+// describePods says whether pods of the workload image run, and under which name
+// the nodes of the embedded engine know it.
+func (l *Lab) describePods() {
+	if l.spec.Engine != Embedded {
+		return // its nodes get the image when they are there
+	}
+	if err := sandbox.Supported(); err != nil {
+		l.info.Absent[Pods] = err.Error()
+		return
+	}
+	l.info.WorkloadImage = manifests.Image
+}
