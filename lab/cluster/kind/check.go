@@ -169,7 +169,7 @@ func (m *Machine) Probe(ctx context.Context) {
 		return
 	}
 	const name = "privileged containers"
-	n, err := probe(ctx, m.Image, "")
+	n, err := probe(ctx, m.Image, nil)
 	if err != nil {
 		m.missing(name, problem.Of(err).Next, "%v", err)
 		return

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os/exec"
 	"strings"
 	"time"
@@ -18,11 +19,11 @@ func docker(ctx context.Context, args ...string) (string, error) {
 }
 
 // dockerWith is docker with something on its standard input.
-func dockerWith(ctx context.Context, stdin []byte, args ...string) (string, error) {
+func dockerWith(ctx context.Context, stdin io.Reader, args ...string) (string, error) {
 	command := exec.CommandContext(ctx, "docker", args...)
 	command.WaitDelay = time.Second // for its own children to let go of the streams
 	var stdout, stderr bytes.Buffer
-	command.Stdin, command.Stdout, command.Stderr = bytes.NewReader(stdin), &stdout, &stderr
+	command.Stdin, command.Stdout, command.Stderr = stdin, &stdout, &stderr
 	err := command.Run()
 	switch {
 	case errors.Is(err, exec.ErrNotFound):

@@ -5,6 +5,7 @@
 package kind
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -80,7 +81,14 @@ func Start(ctx context.Context, config Config) (_ *Cluster, err error) {
 	if c.config.Dir, err = filepath.Abs(config.Dir); err != nil {
 		return nil, err
 	}
-	n, err := probe(ctx, config.Image, config.Network, config.Reach...)
+	defer func() {
+		if err != nil {
+			undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+			defer cancel()
+			err = errors.Join(fmt.Errorf("cluster %s: %w", config.Identity.ID, err), c.Close(undo))
+		}
+	}()
+	n, err := probe(ctx, config.Image, config.Reach, "--name", c.probeName(), "--network", config.Network, "--label", Label+"="+config.Network)
 	if err != nil {
 		return nil, err
 	}
@@ -90,16 +98,6 @@ func Start(ctx context.Context, config Config) (_ *Cluster, err error) {
 	if err := c.writeMount(); err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
-			defer cancel()
-			if reason := c.apiServerLog(undo); reason != "" && ctx.Err() == nil {
-				err = fmt.Errorf("%w; the API server said: %s", err, reason)
-			}
-			err = errors.Join(fmt.Errorf("cluster %s: %w", config.Identity.ID, err), c.Close(undo))
-		}
-	}()
 	if err := c.create(ctx, n); err != nil {
 		return nil, err
 	}
@@ -113,7 +111,7 @@ func Start(ctx context.Context, config Config) (_ *Cluster, err error) {
 	if c.api, err = cluster.NewAPI(admin); err != nil {
 		return nil, err
 	}
-	if err := c.checkIdentity(ctx, config.Identity); err != nil {
+	if err := errors.Join(c.checkCommand(ctx, config.Identity), c.api.CheckIdentity(ctx, config.Identity)); err != nil {
 		return nil, err
 	}
 	return c, await(ctx, c.ready)
@@ -124,8 +122,11 @@ func (c *Cluster) kubeconfigFile() string { return filepath.Join(c.config.Dir, "
 // name is kind's name of the cluster.
 func (c *Cluster) name() string { return c.config.Network + "-" + c.config.Identity.ID }
 
-// container is the name of the only node and its container.
-func (c *Cluster) container() string { return c.name() + "-control-plane" }
+// node is the name of the only node and its container.
+func (c *Cluster) node() string { return c.name() + "-control-plane" }
+
+// probeName is the name of the container that runs before the node.
+func (c *Cluster) probeName() string { return c.name() + "-probe" }
 
 // create has kind create the cluster. kind can't be told to stop, but its next
 // command in a node that is gone fails.
@@ -138,7 +139,7 @@ func (c *Cluster) create(ctx context.Context, n node) error {
 	go func() {
 		created <- kindcluster.NewProvider(kindcluster.ProviderWithDocker(), kindcluster.ProviderWithLogger(kindLog{c.config.Log})).
 			Create(c.name(), kindcluster.CreateWithV1Alpha4Config(config), kindcluster.CreateWithKubeconfigPath(c.kubeconfigFile()),
-				kindcluster.CreateWithRetain(true), // for apiServerLog
+				kindcluster.CreateWithRetain(true), // for withReason
 				kindcluster.CreateWithDisplayUsage(false), kindcluster.CreateWithDisplaySalutation(false))
 	}()
 	select {
@@ -147,7 +148,7 @@ func (c *Cluster) create(ctx context.Context, n node) error {
 			c.config.Log.Error("kind failed", "command", strings.Join(failed.Command, " "), "output", string(failed.Output))
 		}
 		if err != nil {
-			return err
+			return c.withReason(ctx, err)
 		}
 		return c.checkNetwork(ctx)
 	case <-ctx.Done():
@@ -168,7 +169,7 @@ func (c *Cluster) create(ctx context.Context, n node) error {
 
 // checkNetwork reads back which network kind chose.
 func (c *Cluster) checkNetwork(ctx context.Context) error {
-	networks, err := docker(ctx, "inspect", "--format", "{{range $name, $_ := .NetworkSettings.Networks}}{{$name}} {{end}}", c.container())
+	networks, err := docker(ctx, "inspect", "--format", "{{range $name, $_ := .NetworkSettings.Networks}}{{$name}} {{end}}", c.node())
 	if err != nil {
 		return err
 	}
@@ -178,37 +179,28 @@ func (c *Cluster) checkNetwork(ctx context.Context) error {
 	return nil
 }
 
-// checkIdentity reads back what the API server is: its command line, discovery
-// document and key set.
-func (c *Cluster) checkIdentity(ctx context.Context, identity cluster.Identity) error {
-	command, err := c.apiServerCommand(ctx)
+// checkCommand reads back what the API server was started with.
+func (c *Cluster) checkCommand(ctx context.Context, identity cluster.Identity) error {
+	out, err := c.exec(ctx, nil, `tr '\0' '\n' < /proc/$(pgrep -o -x kube-apiserver)/cmdline`)
 	if err != nil {
-		return err
+		return fmt.Errorf("the API server does not run: %w", err)
 	}
-	if err := checkArguments(command, arguments(identity, c.generation)); err != nil {
-		return err
-	}
-	return c.api.CheckIdentity(ctx, identity)
+	return checkArguments(strings.Split(out, "\n"), arguments(identity, c.generation))
 }
 
 // exec runs a shell script in the node.
 func (c *Cluster) exec(ctx context.Context, stdin []byte, script string, args ...string) (string, error) {
-	return dockerWith(ctx, stdin, append([]string{"exec", "--interactive", c.container(), "sh", "-c", script, "sh"}, args...)...)
+	return dockerWith(ctx, bytes.NewReader(stdin), append([]string{"exec", "--interactive", c.node(), "sh", "-c", script, "sh"}, args...)...)
 }
 
-// apiServerCommand returns the command line of the running API server.
-func (c *Cluster) apiServerCommand(ctx context.Context) ([]string, error) {
-	out, err := c.exec(ctx, nil, `tr '\0' '\n' < /proc/$(pgrep -o -x kube-apiserver)/cmdline`)
-	return strings.Split(out, "\n"), err
-}
-
-// apiServerLog returns the last line that an API server wrote, or nothing.
-func (c *Cluster) apiServerLog(ctx context.Context) string {
-	out, err := c.exec(ctx, nil, `tail -q -n 1 /var/log/pods/kube-system_kube-apiserver-*/kube-apiserver/*.log | tail -n 1`)
-	if err != nil {
-		return ""
+// withReason adds the last line that an API server wrote to an error, if there
+// is one.
+func (c *Cluster) withReason(ctx context.Context, err error) error {
+	line, logErr := c.exec(ctx, nil, `tail -q -n 1 /var/log/pods/kube-system_kube-apiserver-*/kube-apiserver/*.log | tail -n 1`)
+	if logErr != nil || line == "" {
+		return err
 	}
-	return out
+	return fmt.Errorf("%w; the API server said: %s", err, line)
 }
 
 // ready returns nil once the cluster runs pods: the node is ready, and the
@@ -226,7 +218,7 @@ func (c *Cluster) ready(ctx context.Context) error {
 }
 
 func (c *Cluster) nodeReady(ctx context.Context) error {
-	n, err := c.api.Kubernetes().CoreV1().Nodes().Get(ctx, c.container(), metav1.GetOptions{})
+	n, err := c.api.Kubernetes().CoreV1().Nodes().Get(ctx, c.node(), metav1.GetOptions{})
 	if err != nil {
 		return err
 	}
@@ -281,5 +273,7 @@ func (c *Cluster) Healthy(ctx context.Context) error {
 
 // Close implements cluster.Cluster. It leaves the files and the network.
 func (c *Cluster) Close(ctx context.Context) error {
-	return removeContainers(ctx, func(_, name string) bool { return name == c.name() })
+	return removeContainers(ctx, func(found container) bool {
+		return found.cluster == c.name() || found.name == c.probeName()
+	})
 }

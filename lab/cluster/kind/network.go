@@ -75,23 +75,30 @@ func checkLocal(address netip.Addr) error {
 // Reap removes all containers, volumes and networks of a lab, whoever made them.
 // It may be called again, and for labs that have none.
 func Reap(ctx context.Context, network string) error {
-	err := removeContainers(ctx, func(lab, cluster string) bool {
-		id, ofLab := strings.CutPrefix(cluster, network+"-")
-		return lab == network || ofLab && !strings.Contains(id, "-")
+	err := removeContainers(ctx, func(c container) bool {
+		id, ofLab := strings.CutPrefix(c.cluster, network+"-")
+		return c.lab == network || ofLab && !strings.Contains(id, "-")
 	})
 	return errors.Join(err, removeLabelled(ctx, "volume", network), removeLabelled(ctx, "network", network))
 }
 
+// container is what containers are told apart by.
+type container struct {
+	name    string
+	lab     string // value of Label, if any
+	cluster string // value of clusterLabel, if any
+}
+
 // removeContainers removes containers, running or not, with their anonymous
-// volumes. They are chosen by their lab and by the name of their kind cluster.
-func removeContainers(ctx context.Context, chosen func(lab, cluster string) bool) error {
-	out, err := docker(ctx, "ps", "--all", "--no-trunc", "--format", `{{.ID}},{{.Label "`+Label+`"}},{{.Label "`+clusterLabel+`"}}`)
+// volumes.
+func removeContainers(ctx context.Context, chosen func(container) bool) error {
+	out, err := docker(ctx, "ps", "--all", "--no-trunc", "--format", `{{.ID}},{{.Names}},{{.Label "`+Label+`"}},{{.Label "`+clusterLabel+`"}}`)
 	if err != nil {
 		return err
 	}
 	var ids []string
 	for line := range strings.Lines(out) {
-		if fields := strings.Split(strings.TrimSpace(line), ","); len(fields) == 3 && chosen(fields[1], fields[2]) {
+		if fields := strings.Split(strings.TrimSpace(line), ","); len(fields) == 4 && chosen(container{fields[1], fields[2], fields[3]}) {
 			ids = append(ids, fields[0])
 		}
 	}

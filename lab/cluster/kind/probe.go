@@ -20,15 +20,12 @@ const capSysResource = 24
 const probeScript = `cat /kind/version; echo; grep CapBnd /proc/self/status
 for address; do timeout 5 bash -c "exec 3<>/dev/tcp/$address" 2>/dev/null || echo "unreachable: $address"; done`
 
-// probe runs a container as nodes will run, and returns what it finds. reach are
-// addresses (host:port) that it must reach; network may be empty if there are none.
-func probe(ctx context.Context, image, network string, reach ...string) (node, error) {
+// probe runs a container as nodes will run, and returns what it finds. It must
+// reach the addresses (host:port); further are options of docker run.
+func probe(ctx context.Context, image string, reach []string, further ...string) (node, error) {
 	args := []string{"run", "--rm", "--privileged", "--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined",
 		"--pull", "never", "--entrypoint", "bash"}
-	if network != "" {
-		args = append(args, "--network", network, "--label", Label+"="+network)
-	}
-	args = append(args, image, "-c", probeScript, "probe")
+	args = append(append(args, further...), image, "-c", probeScript, "probe")
 	for _, address := range reach {
 		args = append(args, strings.Replace(address, ":", "/", 1))
 	}

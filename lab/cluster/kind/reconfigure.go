@@ -62,13 +62,15 @@ func (c *Cluster) restart(ctx context.Context, identity cluster.Identity) error 
 	if _, err := c.exec(ctx, changed, `cat > /etc/kubernetes/oidclab.yaml && mv /etc/kubernetes/oidclab.yaml `+manifest); err != nil {
 		return err
 	}
-	if err := await(ctx, func(ctx context.Context) error { return c.checkIdentity(ctx, identity) }); err != nil {
-		if reason := c.apiServerLog(context.WithoutCancel(ctx)); reason != "" {
-			err = fmt.Errorf("%w; the API server said: %s", err, reason)
+	for _, condition := range []func(context.Context) error{
+		func(ctx context.Context) error { return c.checkCommand(ctx, identity) },
+		c.api.Ready,
+	} {
+		if err := await(ctx, condition); err != nil {
+			return c.withReason(context.WithoutCancel(ctx), err)
 		}
-		return err
 	}
-	if err := await(ctx, c.api.Ready); err != nil {
+	if err := c.api.CheckIdentity(ctx, identity); err != nil {
 		return err
 	}
 	return os.RemoveAll(c.keysDir(c.generation - 1))
