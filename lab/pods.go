@@ -2,6 +2,7 @@ package lab
 
 import (
 	"github.com/oidclab/oidclab/fixtures/manifests"
+	"github.com/oidclab/oidclab/lab/images"
 	"github.com/oidclab/oidclab/lab/nodeagent/sandbox"
 )
 
@@ -10,14 +11,21 @@ import (
 const Pods = "pods"
 
 // describePods says whether pods of the workload image run, and under which name
-// the nodes of the embedded engine know it.
+// the nodes know it.
 func (l *Lab) describePods() {
-	if l.spec.Engine != Embedded {
-		return // its nodes get the image when they are there
+	switch l.spec.Engine {
+	case Embedded:
+		if err := sandbox.Supported(); err != nil {
+			l.info.Absent[Pods] = err.Error()
+			return
+		}
+		l.info.WorkloadImage = manifests.Image
+	case Kind:
+		ref, err := images.WorkloadRef(l.spec.Command[0])
+		if err != nil {
+			l.info.Absent[Pods] = err.Error()
+			return
+		}
+		l.info.WorkloadImage = ref
 	}
-	if err := sandbox.Supported(); err != nil {
-		l.info.Absent[Pods] = err.Error()
-		return
-	}
-	l.info.WorkloadImage = manifests.Image
 }

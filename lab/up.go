@@ -37,6 +37,7 @@ type Lab struct {
 	Trace *trace.Log
 
 	spec    Spec
+	observe func(StepEvent)
 	info    Info
 	address string // of every listener: an IP address by which this machine, pods and containers reach it
 	since   time.Time
@@ -67,6 +68,9 @@ type member struct {
 	rotation *Rotation // guarded by rotating; nil before the first
 }
 
+// step is the name of the step that starts the cluster.
+func (m *member) step() string { return "cluster " + m.id }
+
 // party is a relying party of the lab's token services.
 type party struct {
 	name  string
@@ -85,7 +89,8 @@ func Up(ctx context.Context, spec Spec, observe func(StepEvent)) (*Lab, error) {
 	if observe == nil {
 		observe = func(StepEvent) {}
 	}
-	l := &Lab{spec: spec, Clock: clock.New(nil), Trace: trace.New(), since: time.Now(), address: loopback}
+	observe = oneAtATime(observe)
+	l := &Lab{spec: spec, observe: observe, Clock: clock.New(nil), Trace: trace.New(), since: time.Now(), address: loopback}
 	l.info = Info{Name: spec.Name, Engine: spec.Engine, Signer: spec.Signer, IssuerStyle: spec.Issuers, Dir: spec.Dir, CAFile: filepath.Join(spec.Dir, "ca.crt"), Absent: map[string]string{}}
 
 	l.describePods()
@@ -100,7 +105,13 @@ func Up(ctx context.Context, spec Spec, observe func(StepEvent)) (*Lab, error) {
 	var clusters []*step
 	for _, m := range l.newMembers() {
 		signing := p.step("signing keys "+m.id, m.startSigning(l), front)
-		clusters = append(clusters, p.step("cluster "+m.id, m.startCluster(l), signing))
+		clusters = append(clusters, p.step(m.step(), m.startCluster(l), signing))
+	}
+	ready := clusters
+	if spec.Engine == Kind && l.info.WorkloadImage != "" {
+		for i, m := range l.members {
+			ready = append(ready[:len(ready):len(ready)], p.step("workload image "+m.id, m.importWorkload(l), clusters[i]))
+		}
 	}
 	if spec.Vault != "" || spec.VaultImage != "" {
 		server := p.step("vault", l.startVault, front)

@@ -43,35 +43,48 @@ func tarLayer(file string) (v1.Layer, error) {
 	return tarball.LayerFromFile(file, tarball.WithCompression(compression.None), tarball.WithMediaType(types.DockerUncompressedLayer))
 }
 
-// programLayer returns a layer that holds one program, as target.
+// programLayer returns a layer that holds one program, as target. The program is
+// read when the layer is, and not held in memory.
 func programLayer(program, target string) (v1.Layer, error) {
-	content, err := os.ReadFile(program)
+	info, err := os.Stat(program)
 	if err != nil {
 		return nil, err
 	}
-	var layer bytes.Buffer
-	w := tar.NewWriter(&layer)
-	header := &tar.Header{Typeflag: tar.TypeReg, Name: strings.TrimPrefix(target, "/"), Mode: 0o755, Size: int64(len(content))}
-	if err := errors.Join(w.WriteHeader(header), second(w.Write(content)), w.Close()); err != nil {
+	var header bytes.Buffer
+	err = tar.NewWriter(&header).WriteHeader(&tar.Header{
+		Typeflag: tar.TypeReg, Name: strings.TrimPrefix(target, "/"), Mode: 0o755, Size: info.Size(),
+	})
+	if err != nil {
 		return nil, err
 	}
-	return tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(layer.Bytes())), nil },
-		tarball.WithCompression(compression.None), tarball.WithMediaType(types.DockerUncompressedLayer))
+	const block = 512 // of tar; two empty ones end it
+	trailer := make([]byte, (block-info.Size()%block)%block+2*block)
+	open := func() (io.ReadCloser, error) {
+		file, err := os.Open(program)
+		if err != nil {
+			return nil, err
+		}
+		return struct {
+			io.Reader
+			io.Closer
+		}{io.MultiReader(bytes.NewReader(header.Bytes()), file, bytes.NewReader(trailer)), file}, nil
+	}
+	return tarball.LayerFromOpener(open, tarball.WithCompression(compression.None), tarball.WithMediaType(types.DockerUncompressedLayer))
 }
 
-func second(_ int, err error) error { return err }
-
-// loadProgram hands the container engine an image of one static program, which
-// is its entrypoint, and runs as nobody in particular.
-func loadProgram(ctx context.Context, ref, program, target string) (err error) {
-	if err := checkStatic(program); err != nil {
-		return err
-	}
+// programImage returns an image of one static program, which is its
+// entrypoint, and runs as nobody in particular.
+func programImage(program, target string) (v1.Image, error) {
 	layer, err := programLayer(program, target)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	image, err := newImage(v1.Config{Env: []string{path}, Entrypoint: []string{target}, User: "65532:65532"}, layer)
+	return newImage(v1.Config{Env: []string{path}, Entrypoint: []string{target}, User: "65532:65532"}, layer)
+}
+
+// loadProgram hands the container engine an image of one program.
+func loadProgram(ctx context.Context, ref, program, target string) (err error) {
+	image, err := programImage(program, target)
 	if err != nil {
 		return err
 	}
@@ -85,6 +98,20 @@ func loadProgram(ctx context.Context, ref, program, target string) (err error) {
 		return err
 	}
 	return loadArchive(ctx, archive)
+}
+
+// WriteWorkload writes the workload image of a binary to w, as an archive that
+// containerd imports under the reference ref.
+func WriteWorkload(w io.Writer, ref, binary string) error {
+	tag, err := name.NewTag(ref)
+	if err != nil {
+		return err
+	}
+	image, err := programImage(binary, workloadProgram)
+	if err != nil {
+		return err
+	}
+	return tarball.Write(tag, image, w)
 }
 
 // checkStatic refuses a program that would not start in an image of its own.
@@ -102,6 +129,8 @@ func checkStatic(program string) error {
 	}
 	return nil
 }
+
+func second(_ int, err error) error { return err }
 
 // writeArchive writes an archive as `docker save` does. Its first entry is
 // `repositories`, where kind's build looks for all tags; of manifest.json it

@@ -8,6 +8,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -25,6 +26,9 @@ const (
 	Workload = "workload" // the oidclab binary
 	Vault    = "vault"    // a vault program
 )
+
+// workloadProgram is where the workload image has the oidclab binary.
+const workloadProgram = "/oidclab"
 
 // Image is a container image that can be made here.
 type Image struct {
@@ -76,14 +80,19 @@ func kubernetesVersion(recipes fs.FS) string {
 	return string(kubernetesRequirement.FindSubmatch(module)[1])
 }
 
-// WorkloadRef returns the reference of the workload image of a binary.
+// WorkloadRef returns the reference of the workload image of a binary. One that
+// would not start in an image of its own is an EnvironmentMissing problem.
 func WorkloadRef(binary string) (string, error) { return programRef(Workload, binary) }
 
-// VaultRef returns the reference of the image of a vault program.
+// VaultRef returns the reference of the image of a vault program. One that would
+// not start in an image of its own is an EnvironmentMissing problem.
 func VaultRef(program string) (string, error) { return programRef(Vault, program) }
 
 // programRef returns the reference of an image that holds one program only.
-func programRef(name, program string) (_ string, err error) {
+func programRef(name, program string) (string, error) {
+	if err := checkStatic(program); err != nil {
+		return "", err
+	}
 	file, err := os.Open(program)
 	if err != nil {
 		return "", err
@@ -100,8 +109,8 @@ func programRef(name, program string) (_ string, err error) {
 type Config struct {
 	Cache   string   // directory for what was made halfway; made if it does not exist
 	Command []string // runs NodeImageMain with further arguments; [0] is the oidclab binary
-	Vault   string   // the vault program; empty means no Vault image
-	NoVault string   // why there is none, for messages
+	Vault   string   // the vault program
+	NoVault error    // why there is none; an EnvironmentMissing problem
 
 	// Observe is told that a step begins, and gets what to call at its end.
 	// It may be called by several goroutines at a time.
@@ -120,12 +129,14 @@ func List(ctx context.Context, config Config) ([]Image, error) {
 		case Workload:
 			image.Ref, err = WorkloadRef(config.Command[0])
 		case Vault:
-			if config.Vault == "" {
-				image.Why = config.NoVault
-				images = append(images, image)
-				continue
+			if err = config.NoVault; err == nil {
+				image.Ref, err = VaultRef(config.Vault)
 			}
-			image.Ref, err = VaultRef(config.Vault)
+		}
+		if p := new(problem.Problem); errors.As(err, &p) && p.Kind == problem.EnvironmentMissing {
+			image.Why = p.What
+			images = append(images, image)
+			continue
 		}
 		if err != nil {
 			return nil, err
@@ -154,7 +165,7 @@ func Build(ctx context.Context, config Config) error {
 			err = buildNode(ctx, config)
 		case Workload:
 			err = config.step("workload image", func() (string, error) {
-				return image.Ref, loadProgram(ctx, image.Ref, config.Command[0], "/oidclab")
+				return image.Ref, loadProgram(ctx, image.Ref, config.Command[0], workloadProgram)
 			})
 		case Vault:
 			err = config.step("vault image", func() (string, error) {

@@ -343,22 +343,22 @@ func (b *nodeBuild) images(ctx context.Context) (map[string]map[string]v1.Image,
 		case "pause":
 			continue // kind has another version
 		case "etcd":
-			image, err = b.programImage("bin/etcd/server", "/usr/local/bin/etcd", false)
+			image, err = b.nodeProgram("bin/etcd/server", "/usr/local/bin/etcd", false)
 		case "coredns":
-			image, err = b.programImage("bin/coredns/coredns", "/coredns", true)
+			image, err = b.nodeProgram("bin/coredns/coredns", "/coredns", true)
 		case "kube-proxy":
 			archive = program + ".tar"
-			image, err = b.programImage("bin/kubernetes/kube-proxy", "/usr/local/bin/kube-proxy", false, "debian/proxy.tar")
+			image, err = b.nodeProgram("bin/kubernetes/kube-proxy", "/usr/local/bin/kube-proxy", false, "debian/proxy.tar")
 		default:
 			archive = program + ".tar"
-			image, err = b.programImage("bin/kubernetes/"+program, "/usr/local/bin/"+program, false)
+			image, err = b.nodeProgram("bin/kubernetes/"+program, "/usr/local/bin/"+program, false)
 		}
 		if err != nil {
 			return nil, err
 		}
 		add(archive, ref, image)
 	}
-	pause, err := b.programImage("bin/pause/pause", "/pause", true)
+	pause, err := b.nodeProgram("bin/pause/pause", "/pause", true)
 	if err != nil {
 		return nil, err
 	}
@@ -374,8 +374,8 @@ func (b *nodeBuild) images(ctx context.Context) (map[string]map[string]v1.Image,
 	return archives, nil
 }
 
-// programImage returns an image of a program above other layers.
-func (b *nodeBuild) programImage(program, target string, entrypoint bool, below ...string) (v1.Image, error) {
+// nodeProgram returns an image of a program above other layers.
+func (b *nodeBuild) nodeProgram(program, target string, entrypoint bool, below ...string) (v1.Image, error) {
 	var layers []v1.Layer
 	for _, file := range below {
 		layer, err := tarLayer(b.path(file))

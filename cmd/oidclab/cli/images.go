@@ -64,9 +64,7 @@ func (a *app) imagesConfig() (images.Config, error) {
 			}
 		},
 	}
-	if config.Vault, err = vault.Find(exec.LookPath); err != nil {
-		config.NoVault = err.Error()
-	}
+	config.Vault, config.NoVault = vault.Find(exec.LookPath)
 	return config, nil
 }
 

@@ -52,11 +52,9 @@ func (a *app) chooseVault(ctx context.Context, spec *lab.Spec, choice string) (e
 func vaultImage(ctx context.Context, program string) (string, error) {
 	candidates := []string{vault.DefaultImage}
 	if program != "" {
-		made, err := images.VaultRef(program)
-		if err != nil {
-			return "", err
+		if made, err := images.VaultRef(program); err == nil { // else it is no program for an image
+			candidates = append(candidates, made)
 		}
-		candidates = append(candidates, made)
 	}
 	for _, image := range candidates {
 		if size, err := images.Size(ctx, image); err != nil || size > 0 {

@@ -47,8 +47,9 @@ type Config struct {
 	// Plain is for images without kind's own plugins for networks, which also
 	// enforces network policies, and storage: a file of CNI configuration gives
 	// pods their addresses, and nothing provisions volumes.
-	Plain bool
-	Log   *slog.Logger // nil means none
+	Plain   bool
+	Log     *slog.Logger       // nil means none
+	Observe func(phase string) // is told what kind is at; nil means nobody wants to know
 }
 
 // Cluster is a running cluster. Make one with Start.
@@ -137,7 +138,7 @@ func (c *Cluster) create(ctx context.Context, n node) error {
 	}
 	created := make(chan error, 1)
 	go func() {
-		created <- kindcluster.NewProvider(kindcluster.ProviderWithDocker(), kindcluster.ProviderWithLogger(kindLog{c.config.Log})).
+		created <- kindcluster.NewProvider(kindcluster.ProviderWithDocker(), kindcluster.ProviderWithLogger(kindLog{c.config.Log, c.config.Observe})).
 			Create(c.name(), kindcluster.CreateWithV1Alpha4Config(config), kindcluster.CreateWithKubeconfigPath(c.kubeconfigFile()),
 				kindcluster.CreateWithRetain(true), // for withReason
 				kindcluster.CreateWithDisplayUsage(false), kindcluster.CreateWithDisplaySalutation(false))
