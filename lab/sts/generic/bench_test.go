@@ -43,6 +43,7 @@ func BenchmarkExchange(b *testing.B) {
 
 	post := func(path string) func(*testing.B) {
 		return func(b *testing.B) {
+			b.SetParallelism(8)
 			b.RunParallel(func(pb *testing.PB) {
 				for pb.Next() {
 					response, err := s.Client.Post(s.url+path, "application/x-www-form-urlencoded", strings.NewReader(form))

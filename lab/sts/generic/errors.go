@@ -35,10 +35,10 @@ func (e *oauthError) write(w http.ResponseWriter) {
 	writeJSON(w, e.status, map[string]string{"error": e.code, "error_description": e.description})
 }
 
-// refused is the answer to a subject token that the core refused; the package
+// refused is the answer to a workload's token that the core refused; the package
 // comment says why which. A reason that is not in the list is answered as a
 // failure of the service; a test sees to it that there is none.
-func (p *party) refused(r *sts.Refusal) *oauthError {
+func (p *party) refused(d dialect, r *sts.Refusal) *oauthError {
 	switch r.Reason {
 	case sts.IssuerUnreachable:
 		return &oauthError{http.StatusServiceUnavailable, "temporarily_unavailable", "the keys of the issuer could not be fetched"}
@@ -51,10 +51,15 @@ func (p *party) refused(r *sts.Refusal) *oauthError {
 	if description == "" {
 		return serverError()
 	}
-	if r.Reason != sts.TokenMissing && p.InvalidGrant {
-		return &oauthError{http.StatusBadRequest, "invalid_grant", "the subject_token " + description}
+	e := invalidRequest("the " + d.parameter + " " + description)
+	switch {
+	case r.Reason == sts.TokenMissing:
+	case d.badToken != "":
+		e.code = d.badToken
+	case p.InvalidGrant:
+		e.code = "invalid_grant"
 	}
-	return invalidRequest("the subject_token " + description)
+	return e
 }
 
 // describe completes the sentence "the token ..."; it is empty for reasons

@@ -1,7 +1,9 @@
 // Package generic is a token service that speaks OAuth 2.0 Token Exchange
 // (RFC 8693): a cluster's token goes in, a signed access token (RFC 9068) for
-// one target service comes out. It also has the protected resource that takes
-// those access tokens.
+// one target service comes out. It takes the token as an authorization grant and
+// as the credentials of a client too (RFC 7523), and one kind of party speaks
+// Auth0's dialect of token exchange, see [CustomExchange]. The package also has
+// the protected resource that takes those access tokens.
 //
 // One service has several relying parties, each with its own [sts.Core] and so
 // with its own idea of which tokens are good and how long keys are cached. All
@@ -9,11 +11,13 @@
 // issuer.
 //
 // The target of an exchange is named by audience, or by resource where the
-// target's name is a URI. What the protocol leaves open is decided so:
+// target's name is a URI; a party with one target needs no name. What the
+// protocol leaves open is decided so:
 //
 //   - A subject token that is not good is invalid_request, as section 2.2.2
 //     demands, or invalid_grant where [Party.InvalidGrant] says so, as most
-//     servers in the field answer.
+//     servers in the field answer. A bad assertion is invalid_grant, and a bad
+//     client assertion invalid_client, as RFC 7523 section 3 demands.
 //   - A good one whose subject the target does not trust is invalid_target: the
 //     service is unwilling to issue a token for that target.
 //   - An issuer that cannot be reached is 503 with temporarily_unavailable, since
@@ -21,9 +25,10 @@
 //   - The access token lives for [Party.Lifetime], but never beyond the moment
 //     at which the subject token would no longer be accepted: an exchange must
 //     not prolong a trust.
-//   - There are no clients to authenticate, no scopes and no actors; asking for
-//     one of those is an error. The client_id claim, which RFC 9068 requires, is
-//     the subject: the workload is its own client.
+//   - There are no clients with secrets, no scopes and no actors; asking for one
+//     of those is an error. The client_id claim, which RFC 9068 requires, is the
+//     subject: the workload is its own client. Of a client assertion the
+//     client_id must be that, too (RFC 7523 section 3).
 package generic
 
 import (
@@ -59,6 +64,8 @@ type Party struct {
 	Roles        []sts.Role    // the target services, by the names that requests give as audience
 	Lifetime     time.Duration // of access tokens; 0 means 15 min
 	InvalidGrant bool          // answer a bad subject token with invalid_grant, not with invalid_request
+
+	Custom *CustomExchange // speak Auth0's dialect; nil means the RFCs'
 }
 
 // defaultLifetime of access tokens.
@@ -75,6 +82,7 @@ type Handler struct {
 type party struct {
 	Party
 	core   *sts.Core
+	bad    *throttle // of a custom exchange
 	signer *tokenservice.Signer
 	url    string // the service's own, the issuer of access tokens
 	clock  clock.Clock
@@ -95,6 +103,7 @@ func New(cfg Config) (*Handler, error) {
 		return nil, fmt.Errorf("generic: %w", err)
 	}
 	h := &Handler{mux: http.NewServeMux(), clock: cfg.Clock, cores: make(map[string]*sts.Core)}
+	custom := "" // the party at /oauth/token
 	for i, p := range cfg.Parties {
 		mounted, err := newParty(cfg, p, signer)
 		if err != nil {
@@ -107,6 +116,13 @@ func New(cfg Config) (*Handler, error) {
 		h.mux.Handle("/"+p.Name+"/token", mounted)
 		if i == 0 {
 			h.mux.Handle("/token", mounted)
+		}
+		if p.Custom != nil {
+			if custom != "" {
+				return nil, fmt.Errorf("generic: parties %q and %q: only one can have /oauth/token", custom, p.Name)
+			}
+			custom = p.Name
+			h.mux.Handle("/oauth/token", mounted)
 		}
 	}
 	h.publish(cfg, signer)
@@ -123,6 +139,16 @@ func newParty(cfg Config, p Party, signer *tokenservice.Signer) (*party, error) 
 	if p.Lifetime < time.Second {
 		return nil, fmt.Errorf("a lifetime of %s is less than a second", p.Lifetime)
 	}
+	if len(p.Roles) == 0 {
+		return nil, errors.New("no roles: there would be nothing to ask a token for")
+	}
+	attempts := 0
+	if p.Custom != nil {
+		if err := p.Custom.validate(); err != nil {
+			return nil, err
+		}
+		attempts = p.Custom.MaxAttempts
+	}
 	core, err := sts.New(sts.Config{
 		Party: p.Name, Profile: p.Profile, Issuers: p.Issuers, Roles: p.Roles,
 		Client: cfg.Client, Clock: cfg.Clock, Trace: cfg.Trace,
@@ -130,7 +156,7 @@ func newParty(cfg Config, p Party, signer *tokenservice.Signer) (*party, error) 
 	if err != nil {
 		return nil, err
 	}
-	return &party{Party: p, core: core, signer: signer, url: cfg.URL, clock: cfg.Clock, trace: cfg.Trace}, nil
+	return &party{Party: p, core: core, bad: newThrottle(attempts, cfg.Clock), signer: signer, url: cfg.URL, clock: cfg.Clock, trace: cfg.Trace}, nil
 }
 
 // Core returns the core of a party, for instance to look at its key cache;
@@ -152,9 +178,9 @@ func (h *Handler) publish(cfg Config, signer *tokenservice.Signer) {
 		"issuer":                                cfg.URL,
 		"token_endpoint":                        cfg.URL + "/token",
 		"jwks_uri":                              cfg.URL + "/jwks",
-		"grant_types_supported":                 []string{grantType},
+		"grant_types_supported":                 []string{grantType, grantAssertion, grantCredentials},
 		"response_types_supported":              []string{}, // there is no authorization endpoint
-		"token_endpoint_auth_methods_supported": []string{"none"},
+		"token_endpoint_auth_methods_supported": []string{"none", "private_key_jwt"},
 		"subject_types_supported":               []string{"public"},
 		"id_token_signing_alg_values_supported": []string{tokenservice.Algorithm},
 	}

@@ -303,7 +303,7 @@ func TestRequestsRefused(t *testing.T) {
 	}{
 		{"control", nil, 200, ""},
 		{"no grant type", url.Values{"grant_type": nil}, 400, "invalid_request"},
-		{"another grant type", url.Values{"grant_type": {"client_credentials"}}, 400, "unsupported_grant_type"},
+		{"another grant type", url.Values{"grant_type": {"password"}}, 400, "unsupported_grant_type"},
 		{"no subject token type", url.Values{"subject_token_type": nil}, 400, "invalid_request"},
 		{"ID token", url.Values{"subject_token_type": {tokenTypeIDToken}}, 200, ""},
 		{"SAML", url.Values{"subject_token_type": {"urn:ietf:params:oauth:token-type:saml2"}}, 400, "invalid_request"},
@@ -426,7 +426,7 @@ func TestEveryReasonHasAnAnswer(t *testing.T) {
 		refusal := &sts.Refusal{Reason: reason}
 		strict, lenient := &party{}, &party{Party: Party{InvalidGrant: true}}
 		status, code, _ := refusedByResource(refusal)
-		a, b := strict.refused(refusal), lenient.refused(refusal)
+		a, b := strict.refused(tokenExchange, refusal), lenient.refused(tokenExchange, refusal)
 		return answers{fmt.Sprint(a.status, " ", a.code), fmt.Sprint(b.status, " ", b.code), fmt.Sprint(status, " ", code)}
 	}
 	for _, reason := range sts.Reasons() {
@@ -560,8 +560,8 @@ func FuzzRequest(f *testing.F) {
 	f.Fuzz(func(t *testing.T, body string) {
 		request, e := parseRequest(body)
 		switch {
-		case e == nil && request.target == "":
-			t.Fatal("accepted without a target")
+		case e == nil && request.parameter == "":
+			t.Fatal("accepted without a grant")
 		case e != nil && (e.status < 400 || e.status > 499 || e.code == "" || strings.ContainsAny(e.description, "\"\\\n")):
 			t.Fatalf("refused with %+v", e)
 		}

@@ -9,9 +9,12 @@ import (
 	"unicode/utf8"
 )
 
-// The URIs of RFC 8693, section 2.1 and section 3.
+// The URIs of RFC 8693, section 2.1 and section 3, and of RFC 7523, section 2.
 const (
-	grantType = "urn:ietf:params:oauth:grant-type:token-exchange"
+	grantType        = "urn:ietf:params:oauth:grant-type:token-exchange"
+	grantAssertion   = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+	grantCredentials = "client_credentials" // RFC 6749 section 4.4
+	clientAssertion  = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 	tokenTypeAccessToken = "urn:ietf:params:oauth:token-type:access_token"
 	tokenTypeIDToken     = "urn:ietf:params:oauth:token-type:id_token"
@@ -22,11 +25,27 @@ const (
 // have, so that a large token is refused for what it is.
 const maxBodyBytes = 256 << 10
 
-// exchangeRequest is a token exchange request (RFC 8693 section 2.1).
+// exchangeRequest is a request for an access token: by token exchange (RFC 8693
+// section 2.1), with the workload's token as the grant (RFC 7523 section 2.1),
+// or with it as the credentials of a client (section 2.2).
 type exchangeRequest struct {
+	dialect
 	subjectToken string
-	target       string
+	clientID     string // of a client assertion; "" if it is not named
+	target       string // "" if it is not named
 }
+
+// dialect is where a grant has the token, and how a bad one is answered.
+type dialect struct {
+	parameter string
+	badToken  string // error code; "" leaves it to the party
+}
+
+var (
+	tokenExchange = dialect{parameter: "subject_token"}
+	jwtBearer     = dialect{parameter: "assertion", badToken: "invalid_grant"}         // RFC 7523 section 3.1
+	asClient      = dialect{parameter: "client_assertion", badToken: "invalid_client"} // RFC 7523 section 3.2
+)
 
 // readRequest parses the request, once. If it fails, subjectToken is set
 // nevertheless as far as it was found, for the trace.
@@ -57,7 +76,15 @@ func parseRequest(body string) (exchangeRequest, *oauthError) {
 	if err != nil { // which quotes the body
 		return exchangeRequest{}, invalidRequest("the body is not a form")
 	}
-	request := exchangeRequest{subjectToken: form.Get("subject_token")}
+	request := exchangeRequest{dialect: tokenExchange}
+	switch form.Get("grant_type") {
+	case grantAssertion:
+		request.dialect = jwtBearer
+	case grantCredentials:
+		request.dialect = asClient
+		request.clientID = form.Get("client_id")
+	}
+	request.subjectToken = form.Get(request.parameter)
 	for name, values := range form {
 		if len(values) > 1 && name != "audience" && name != "resource" {
 			return request, invalidRequest("a parameter is there twice")
@@ -68,20 +95,24 @@ func parseRequest(body string) (exchangeRequest, *oauthError) {
 			}
 		}
 	}
+	var e *oauthError
 	switch form.Get("grant_type") {
 	case grantType:
+		e = checkSubjectToken(form)
+	case grantAssertion:
+	case grantCredentials:
+		e = checkClientAssertion(form)
 	case "":
-		return request, invalidRequest("grant_type is missing")
+		e = invalidRequest("grant_type is missing")
 	default:
-		return request, &oauthError{http.StatusBadRequest, "unsupported_grant_type", "the grant_type must be " + grantType}
+		e = &oauthError{http.StatusBadRequest, "unsupported_grant_type", "the grant_type must be " + grantType + ", " + grantAssertion + " or " + grantCredentials}
 	}
-	if e := checkSubjectToken(form); e != nil {
+	if e == nil {
+		e = checkUnsupported(form)
+	}
+	if e != nil {
 		return request, e
 	}
-	if e := checkUnsupported(form); e != nil {
-		return request, e
-	}
-	var e *oauthError
 	request.target, e = targetOf(form)
 	return request, e
 }
@@ -109,14 +140,29 @@ func checkUnsupported(form url.Values) *oauthError {
 		return invalidRequest("this service knows no delegation; send no actor_token and no actor_token_type")
 	case form.Get("scope") != "":
 		return &oauthError{http.StatusBadRequest, "invalid_scope", "this service has no scopes; send none"}
-	case form.Get("client_secret") != "" || form.Get("client_assertion") != "":
-		return &oauthError{http.StatusBadRequest, "invalid_client", "this service has no clients; send no client_secret and no client_assertion"}
+	case form.Get("client_secret") != "":
+		return &oauthError{http.StatusBadRequest, "invalid_client", "this service has no clients with secrets; send no client_secret"}
+	case form.Get("client_assertion") != "" && form.Get("grant_type") != grantCredentials:
+		return &oauthError{http.StatusBadRequest, "invalid_client", "a client_assertion goes with the grant_type " + grantCredentials + " only"}
 	}
 	return nil
 }
 
+// checkClientAssertion wants the one way of authentication that there is. That
+// there is an assertion is left to the core.
+func checkClientAssertion(form url.Values) *oauthError {
+	switch form.Get("client_assertion_type") {
+	case clientAssertion:
+		return nil
+	case "":
+		return invalidRequest("client_assertion_type is missing")
+	default:
+		return invalidRequest("the client_assertion_type must be " + clientAssertion)
+	}
+}
+
 // targetOf returns the one target service, which may be named by audience or
-// resource, and more than once.
+// resource, and more than once; "" if it is not.
 func targetOf(form url.Values) (string, *oauthError) {
 	target := ""
 	for _, name := range []string{"audience", "resource"} {
@@ -133,9 +179,6 @@ func targetOf(form url.Values) (string, *oauthError) {
 			}
 			target = value
 		}
-	}
-	if target == "" {
-		return "", invalidTarget("name the target service as audience or resource")
 	}
 	return target, nil
 }
