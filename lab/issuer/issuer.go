@@ -40,8 +40,11 @@ const (
 	stalePatience = 250 * time.Millisecond // for a fetch while there is something stale to serve
 	retryInterval = 500 * time.Millisecond // between attempts while a cluster does not answer
 	minFreshness  = time.Second            // an external signer's keys come with max-age=0
-	maxFreshness  = time.Minute            // whatever the API server allows
-	announceWait  = 20 * time.Second       // for a cluster that is coming up; less than clients' usual 30 s
+	// maxFreshness is for API servers with key files, which allow an hour. Other
+	// clusters' API servers fetch keys again for an unknown kid in the last 30 s of
+	// max-age only (keysExpiryDelta in go-oidc v2, jwks.go): so, always.
+	maxFreshness = 30 * time.Second
+	announceWait = 20 * time.Second // for a cluster that is coming up; less than clients' usual 30 s
 )
 
 // Source is where a cluster's documents come from: its API server.
