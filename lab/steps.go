@@ -11,12 +11,12 @@ import (
 // undoTimeout bounds each clean-up: longer than any component's own grace.
 const undoTimeout = 15 * time.Second
 
-// StepEvent tells that a step began or ended.
+// StepEvent tells that a step began, is at something, or ended.
 type StepEvent struct {
 	Name    string        `json:"name"`
 	Done    bool          `json:"done"`
 	Elapsed time.Duration `json:"elapsedNanoseconds,omitempty"` // once it is done
-	Detail  string        `json:"detail,omitempty"`             // for instance a URL
+	Detail  string        `json:"detail,omitempty"`             // for instance a URL; before it is done, what the step is at
 	Error   string        `json:"error,omitempty"`
 }
 
@@ -43,16 +43,10 @@ func (p *plan) step(name string, start func(context.Context, *undo) (string, err
 
 // up starts every step. If one fails, the others are cancelled and waited for
 // and everything acquired is undone before up returns the first cause.
-// ctx bounds the start only.
+// ctx bounds the start only. observe may be called by several goroutines.
 func (p *plan) up(outer context.Context, u *undo, observe func(StepEvent)) error {
 	ctx, cancel := context.WithCancelCause(outer)
 	defer cancel(nil)
-	var observing sync.Mutex
-	tell := func(e StepEvent) {
-		observing.Lock()
-		defer observing.Unlock()
-		observe(e)
-	}
 	var group sync.WaitGroup
 	for _, s := range p.steps {
 		group.Go(func() {
@@ -68,7 +62,7 @@ func (p *plan) up(outer context.Context, u *undo, observe func(StepEvent)) error
 				return
 			}
 			began := time.Now()
-			tell(StepEvent{Name: s.name})
+			observe(StepEvent{Name: s.name})
 			detail, err := s.start(ctx, u)
 			event := StepEvent{Name: s.name, Done: true, Elapsed: time.Since(began), Detail: detail}
 			if err != nil {
@@ -80,7 +74,7 @@ func (p *plan) up(outer context.Context, u *undo, observe func(StepEvent)) error
 				event.Error = s.err.Error()
 				cancel(s.err)
 			}
-			tell(event)
+			observe(event)
 		})
 	}
 	group.Wait()
@@ -101,6 +95,16 @@ func (p *plan) up(outer context.Context, u *undo, observe func(StepEvent)) error
 		return errors.Join(err, undoErr)
 	}
 	return err
+}
+
+// oneAtATime returns an observer that may be called by several goroutines.
+func oneAtATime(observe func(StepEvent)) func(StepEvent) {
+	var mu sync.Mutex
+	return func(e StepEvent) {
+		mu.Lock()
+		defer mu.Unlock()
+		observe(e)
+	}
 }
 
 // undo is a stack of clean-ups.

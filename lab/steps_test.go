@@ -47,7 +47,7 @@ func TestPlanStartsInOrderOfNeedAndUndoesInReverse(t *testing.T) {
 	front := p.step("front", acquire("front"), ca)
 	p.step("cluster", acquire("cluster"), front)
 	var events []StepEvent
-	if err := p.up(t.Context(), &u, func(e StepEvent) { events = append(events, e) }); err != nil {
+	if err := p.up(t.Context(), &u, oneAtATime(func(e StepEvent) { events = append(events, e) })); err != nil {
 		t.Fatal(err)
 	}
 	if err := u.all(t.Context()); err != nil {

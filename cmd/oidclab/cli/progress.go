@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -23,8 +24,8 @@ type progress struct {
 	terminal bool
 
 	mu      sync.Mutex
-	running []string
-	shown   bool // the line of what is under way is on the screen
+	running []lab.StepEvent // the last of each step that is not done
+	shown   bool            // the line of what is under way is on the screen
 }
 
 func newProgress(out io.Writer) *progress {
@@ -37,15 +38,10 @@ func (p *progress) observe(e lab.StepEvent) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.erase()
+	p.running = slices.DeleteFunc(p.running, func(r lab.StepEvent) bool { return r.Name == e.Name })
 	if !e.Done {
-		p.running = append(p.running, e.Name)
+		p.running = append(p.running, e)
 	} else {
-		for i, name := range p.running {
-			if name == e.Name {
-				p.running = append(p.running[:i], p.running[i+1:]...)
-				break
-			}
-		}
 		mark := "✓"
 		if e.Error != "" {
 			mark = "✗"
@@ -54,7 +50,14 @@ func (p *progress) observe(e lab.StepEvent) {
 		fmt.Fprintln(p.out, strings.TrimRight(line, " "))
 	}
 	if p.terminal && len(p.running) > 0 {
-		fmt.Fprintf(p.out, " … %s", strings.Join(p.running, ", "))
+		var steps []string
+		for _, r := range p.running {
+			if r.Detail != "" {
+				r.Name += " (" + r.Detail + ")"
+			}
+			steps = append(steps, r.Name)
+		}
+		fmt.Fprintf(p.out, " … %s", strings.Join(steps, ", "))
 		p.shown = true
 	}
 }

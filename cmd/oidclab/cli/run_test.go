@@ -93,10 +93,11 @@ func TestProgressOnTerminal(t *testing.T) {
 	p := &progress{out: &out, terminal: true}
 	p.observe(lab.StepEvent{Name: "a"})
 	p.observe(lab.StepEvent{Name: "b"})
+	p.observe(lab.StepEvent{Name: "b", Detail: "half"})
 	p.observe(lab.StepEvent{Name: "a", Done: true})
 	p.end()
 	const erase = "\r\x1b[K"
-	want := " … a" + erase + " … a, b" + erase + " ✓ a                                0.0s\n … b" + erase
+	want := " … a" + erase + " … a, b" + erase + " … a, b (half)" + erase + " ✓ a                                0.0s\n … b (half)" + erase
 	if out.String() != want {
 		t.Errorf("got %q, want %q", out.String(), want)
 	}

@@ -9,7 +9,10 @@ import (
 )
 
 // kindLog is a log of kind that goes to the lab's.
-type kindLog struct{ log *slog.Logger }
+type kindLog struct {
+	log     *slog.Logger
+	observe func(phase string) // may be nil
+}
 
 var _ kindlog.Logger = kindLog{}
 
@@ -17,20 +20,25 @@ func (l kindLog) Warn(message string)                  { l.log.Warn(tidied(messa
 func (l kindLog) Warnf(format string, a ...any)        { l.Warn(fmt.Sprintf(format, a...)) }
 func (l kindLog) Error(message string)                 { l.log.Error(tidied(message)) }
 func (l kindLog) Errorf(format string, a ...any)       { l.Error(fmt.Sprintf(format, a...)) }
-func (l kindLog) V(v kindlog.Level) kindlog.InfoLogger { return infoLog{l.log, v} }
+func (l kindLog) V(v kindlog.Level) kindlog.InfoLogger { return infoLog{l, v} }
 
 // infoLog drops what kind says at higher levels: whole outputs of kubeadm.
 type infoLog struct {
-	log   *slog.Logger
+	kindLog
 	level kindlog.Level
 }
 
 func (l infoLog) Enabled() bool { return l.level == 0 }
 
 func (l infoLog) Info(message string) {
-	if message = tidied(message); l.Enabled() && message != "" {
-		l.log.Info(message)
+	if message = tidied(message); !l.Enabled() || message == "" {
+		return
 	}
+	if phase, begins := strings.CutSuffix(message, "..."); begins && l.observe != nil {
+		phase, _, _ = strings.Cut(phase, " (") // names that would not fit into a line
+		l.observe(strings.TrimSpace(phase))
+	}
+	l.log.Info(message)
 }
 
 func (l infoLog) Infof(format string, a ...any) { l.Info(fmt.Sprintf(format, a...)) }
