@@ -102,7 +102,7 @@ func Up(ctx context.Context, spec Spec, observe func(StepEvent)) (*Lab, error) {
 	}
 	front := p.step("certificates and issuer front", l.startFront, network...)
 	services := p.step("token service", l.startServices, front)
-	var clusters []*step
+	var clusters, images []*step
 	for _, m := range l.newMembers() {
 		signing := p.step("signing keys "+m.id, m.startSigning(l), front)
 		clusters = append(clusters, p.step(m.step(), m.startCluster(l), signing))
@@ -123,7 +123,7 @@ func Up(ctx context.Context, spec Spec, observe func(StepEvent)) (*Lab, error) {
 		p.step("trust between clusters", l.awaitTrustInEachOther, clusters...)
 	}
 	hook := p.step("pod identity webhook", l.startWebhook, append([]*step{services}, clusters...)...)
-	p.step("ready", l.awaitReady, hook)
+	p.step("ready", l.awaitReady, append(images, hook)...)
 	if err := p.up(ctx, &l.undo, observe); err != nil {
 		return nil, err
 	}
