@@ -28,7 +28,10 @@ func decodeObject(data []byte) (document, error) {
 	if !json.Valid(data) {
 		return document{}, errors.New("not valid JSON")
 	}
-	d := decoder{data: data}
+	d := decoder{data: string(data)}
+	if !utf8.Valid(data) || strings.Contains(d.data, replacement) {
+		return document{}, errUnreadable
+	}
 	value, err := d.value(1)
 	if err != nil {
 		return document{}, err
@@ -40,10 +43,16 @@ func decodeObject(data []byte) (document, error) {
 	return document{members, d.duplicate}, nil
 }
 
+// replacement is U+FFFD, which encoding/json puts in place of invalid UTF-8 and
+// of an escaped lone surrogate: strings that differ on the wire would become equal.
+const replacement = string(utf8.RuneError)
+
+var errUnreadable = errors.New("a document with invalid UTF-8, a lone surrogate or U+FFFD")
+
 // decoder walks data that json.Valid has accepted, so it asks for no comma or
 // bracket again. (json.Decoder.Token tells duplicates too, at five times the cost.)
 type decoder struct {
-	data      []byte
+	data      string // of which the decoded strings are parts
 	at        int
 	duplicate *string
 }
@@ -126,9 +135,6 @@ func (d *decoder) array(depth int) (any, error) {
 	return values, nil
 }
 
-// text decodes a string. It refuses invalid UTF-8, and U+FFFD, which is what
-// encoding/json makes of that and of an escaped lone surrogate: strings that
-// differ on the wire would become equal.
 func (d *decoder) text() (string, error) {
 	from, escaped := d.at, false
 	for d.at++; d.data[d.at] != '"'; d.at++ {
@@ -138,14 +144,15 @@ func (d *decoder) text() (string, error) {
 		}
 	}
 	d.at++
-	s := string(d.data[from+1 : d.at-1])
-	if escaped {
-		if err := json.Unmarshal(d.data[from:d.at], &s); err != nil {
-			return "", err
-		}
+	if !escaped {
+		return d.data[from+1 : d.at-1], nil
 	}
-	if strings.ContainsRune(s, utf8.RuneError) { // finds invalid UTF-8 as well
-		return "", errors.New("a document with invalid UTF-8, a lone surrogate or U+FFFD")
+	var s string
+	if err := json.Unmarshal([]byte(d.data[from:d.at]), &s); err != nil {
+		return "", err
+	}
+	if strings.Contains(s, replacement) {
+		return "", errUnreadable
 	}
 	return s, nil
 }
