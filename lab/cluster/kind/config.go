@@ -111,10 +111,12 @@ func (c *Cluster) writeMount() error {
 		// kubeadm always sets these, an empty value would not unset them, and the
 		// API server refuses them beside an external signer. Nor would anybody
 		// believe the tokens that the controller manager would sign.
-		patches["kube-apiserver+strategic.json"] = withoutArguments("kube-apiserver",
+		patches["kube-apiserver+strategic.json"] = podPatch("kube-apiserver",
 			"--service-account-key-file=/etc/kubernetes/pki/sa.pub", "--service-account-signing-key-file=/etc/kubernetes/pki/sa.key")
-		patches["kube-controller-manager+strategic.json"] = withoutArguments("kube-controller-manager",
+		patches["kube-controller-manager+strategic.json"] = podPatch("kube-controller-manager",
 			"--service-account-private-key-file=/etc/kubernetes/pki/sa.key")
+	} else {
+		patches["kube-apiserver+strategic.json"] = podPatch("kube-apiserver")
 	}
 	if err := writeFiles(filepath.Join(c.mountDir(), "patches"), patches); err != nil {
 		return err
@@ -122,12 +124,14 @@ func (c *Cluster) writeMount() error {
 	return c.writeKeys(c.config.Identity, c.generation)
 }
 
-// withoutArguments returns a strategic merge patch of a static pod, which takes
-// arguments out of its command.
-func withoutArguments(component string, args ...string) []byte {
-	patch, err := json.Marshal(map[string]any{"spec": map[string]any{"containers": []any{
-		map[string]any{"name": component, "$deleteFromPrimitiveList/command": args},
-	}}})
+// podPatch returns a strategic merge patch of a static pod. It takes arguments out
+// of its command, and lets nobody wait for its end: watches would keep an API
+// server for as long as it may take, and nothing is lost when one is killed.
+func podPatch(component string, without ...string) []byte {
+	patch, err := json.Marshal(map[string]any{"spec": map[string]any{
+		"terminationGracePeriodSeconds": 1,
+		"containers":                    []any{map[string]any{"name": component, "$deleteFromPrimitiveList/command": append([]string{}, without...)}},
+	}})
 	if err != nil {
 		panic(err) // strings can be marshalled
 	}

@@ -105,15 +105,23 @@ func command(t *testing.T, pod []byte) []string {
 }
 
 // kubeadm applies the patches with the same library.
-func TestWithoutArguments(t *testing.T) {
-	patch := withoutArguments("kube-apiserver",
-		"--service-account-key-file=/etc/kubernetes/pki/sa.pub", "--service-account-signing-key-file=/etc/kubernetes/pki/sa.key")
-	patched, err := strategicpatch.StrategicMergePatch([]byte(staticPod), patch, corev1.Pod{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got, want := command(t, patched), []string{"kube-apiserver", "--secure-port=6443", "--service-account-issuer=https://old.example"}; !slices.Equal(got, want) {
-		t.Errorf("got %q, want %q", got, want)
+func TestPodPatch(t *testing.T) {
+	keyFiles := []string{"--service-account-key-file=/etc/kubernetes/pki/sa.pub", "--service-account-signing-key-file=/etc/kubernetes/pki/sa.key"}
+	for name, c := range map[string]struct{ without, want []string }{
+		"external signer": {keyFiles, []string{"kube-apiserver", "--secure-port=6443", "--service-account-issuer=https://old.example"}},
+		"key files":       {nil, append(append([]string{"kube-apiserver", "--secure-port=6443"}, keyFiles...), "--service-account-issuer=https://old.example")},
+	} {
+		patched, err := strategicpatch.StrategicMergePatch([]byte(staticPod), podPatch("kube-apiserver", c.without...), corev1.Pod{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := command(t, patched); !slices.Equal(got, c.want) {
+			t.Errorf("%s: got %q, want %q", name, got, c.want)
+		}
+		var pod corev1.Pod
+		if err := yaml.Unmarshal(patched, &pod); err != nil || pod.Spec.TerminationGracePeriodSeconds == nil || *pod.Spec.TerminationGracePeriodSeconds != 1 {
+			t.Errorf("%s: the grace is %v (%v)", name, pod.Spec.TerminationGracePeriodSeconds, err)
+		}
 	}
 }
 
@@ -153,7 +161,7 @@ func TestMount(t *testing.T) {
 		"external signer": {signed(), []string{
 			"authentication.yaml", "cni.conflist", "patches/kube-apiserver+strategic.json", "patches/kube-controller-manager+strategic.json", "storage.yaml",
 		}},
-		"key files": {selfSigned(), []string{"authentication.yaml", "cni.conflist", "keys/0/0.pub", "keys/0/1.pub", "keys/0/signing.key", "storage.yaml"}},
+		"key files": {selfSigned(), []string{"authentication.yaml", "cni.conflist", "keys/0/0.pub", "keys/0/1.pub", "keys/0/signing.key", "patches/kube-apiserver+strategic.json", "storage.yaml"}},
 	} {
 		dir := newCluster(t, c.identity).mountDir()
 		var got []string

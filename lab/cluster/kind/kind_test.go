@@ -109,8 +109,34 @@ func TestConformance(t *testing.T) {
 		},
 		Kill: func(c cluster.Cluster, component string) error {
 			node := n.name + "-" + c.Identity().ID + "-control-plane"
-			return exec.Command("docker", "exec", node, "pkill", "-KILL", "-x", component).Run()
+			return until(time.Minute, func() error {
+				// kubelet brings back what ended once within a second, and what ended twice after ten.
+				if err := exec.Command("docker", "exec", node, "pkill", "-KILL", "-x", component).Run(); err != nil {
+					return fmt.Errorf("%s is not there: %w", component, err)
+				}
+				if c.Healthy(t.Context()) == nil {
+					return fmt.Errorf("the cluster does without %s", component)
+				}
+				return nil
+			})
 		},
 		Leftovers: n.containers,
 	})
+}
+
+// until waits until a condition returns nil.
+func until(end time.Duration, condition func() error) error {
+	deadline, tick := time.After(end), time.NewTicker(100*time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := condition()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			return fmt.Errorf("after %s: %w", end, err)
+		}
+	}
 }
