@@ -229,15 +229,21 @@ func testSDK(t *testing.T, u *user, info lab.Info) {
 			t.Skip("needs the aws command on PATH")
 		}
 		home := t.TempDir() // it caches credentials there
-		command := exec.Command(aws, "sts", "get-caller-identity", "--output", "json")
-		command.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + home}, environmentOf(t, u, "aws")...)
+		environment := append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + home}, environmentOf(t, u, "aws")...)
 		if root := os.Getenv("PYENV_ROOT"); root != "" { // how a shim of pyenv finds the program
-			command.Env = append(command.Env, "PYENV_ROOT="+root)
+			environment = append(environment, "PYENV_ROOT="+root)
 		} else if root := filepath.Join(os.Getenv("HOME"), ".pyenv"); strings.HasPrefix(aws, root) {
-			command.Env = append(command.Env, "PYENV_ROOT="+root)
+			environment = append(environment, "PYENV_ROOT="+root)
 		}
-		if got, err := ask(command); err != nil || !strings.Contains(got, assumed) {
-			t.Errorf("got %q, want %s…: %v", got, assumed, err)
+		for want, arguments := range map[string][]string{
+			assumed:                {"sts", "get-caller-identity", "--output", "json"},
+			fixtures.ObjectContent: {"s3", "cp", "s3://demo/greeting", "-"},
+		} {
+			command := exec.Command(aws, arguments...)
+			command.Env = environment
+			if got, err := ask(command); err != nil || !strings.Contains(got, want) {
+				t.Errorf("%q: got %q, want %s: %v", arguments, got, want, err)
+			}
 		}
 	})
 }
