@@ -3,7 +3,7 @@ package scenarios
 import (
 	"context"
 	"errors"
-	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,6 +22,7 @@ type mutation struct {
 
 	reason     sts.Reason            // why the lab's own parties refuse it
 	byParty    map[string]sts.Reason // where a party has another reason
+	accept     []string              // parties that rightly take it: here they trust both clusters
 	awsAnswer  *Expectation          // where AWS refuses it before the core sees it
 	jwt        Expectation           // Vault, jwt auth
 	kubernetes Expectation           // Vault, kubernetes auth
@@ -86,6 +87,15 @@ func mutations() []mutation {
 				return forged(func(r *lab.ForgeRequest) { r.Cluster, r.Issuer = s.Other().ID, s.Cluster().Issuer })(ctx, s, p)
 			},
 			reason: sts.KeyUnknown, jwt: badSignature, kubernetes: permissionDenied,
+		},
+		{
+			name: "the same service account of another cluster", needs: []Need{TwoClusters},
+			token: func(ctx context.Context, s *Session, p Party) string {
+				return s.Mint(ctx, lab.MintRequest{Cluster: s.Other().ID, Audiences: []string{p.Audience}})
+			},
+			reason: sts.IssuerNotTrusted, jwt: badSignature, kubernetes: permissionDenied,
+			// A pool provider of Google's has one issuer.
+			byParty: map[string]sts.Reason{"gcp": sts.IssuerUnknown}, accept: []string{"generic", "pure-ttl", "jwt-bearer", "client-assertion", "auth0"},
 		},
 		{
 			name: "the true kid over a key that nobody knows", token: forged(func(r *lab.ForgeRequest) { r.ForeignKey = true }),
@@ -179,6 +189,8 @@ func keyHeader(name, url string) mutation {
 // expected returns how a party answers to a mutation.
 func (m mutation) expected(p Party) (Expectation, bool) {
 	switch {
+	case slices.Contains(m.accept, p.Name):
+		return Expectation{}, false
 	case p.Name == "kubernetes" && m.bearer != nil:
 		return *m.bearer, m.bearer.Status != 0
 	case p.Name == "kubernetes":
@@ -197,6 +209,9 @@ func (m mutation) expected(p Party) (Expectation, bool) {
 	return p.answers(reason), true
 }
 
+// refusalOf returns the name of the scenario of a mutation at a party.
+func refusalOf(m mutation, p Party) string { return "refused: " + m.name + ", by " + p.Name }
+
 // refusals is the matrix of mutations and parties. Each cell has its control: a
 // good token, which the party accepts just before.
 func refusals() []Scenario {
@@ -208,7 +223,7 @@ func refusals() []Scenario {
 				continue
 			}
 			list = append(list, Scenario{
-				Name:   fmt.Sprintf("refused: %s, by %s", m.name, p.Name),
+				Name:   refusalOf(m, p),
 				Labels: []string{"refused", p.Name},
 				Needs:  append(append([]Need(nil), p.Needs...), m.needs...),
 				Run: func(ctx context.Context, s *Session) {

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"time"
 
 	. "github.com/onsi/gomega"
 
 	"github.com/oidclab/oidclab/fixtures"
 	"github.com/oidclab/oidclab/lab"
+	"github.com/oidclab/oidclab/lab/cluster"
 	"github.com/oidclab/oidclab/lab/sts"
 )
 
@@ -18,6 +20,9 @@ const (
 	shortLife = 4 * time.Hour
 	longLife  = 24 * time.Hour
 )
+
+// restart bounds the restart of an API server, which a change of key files takes.
+const restart = time.Minute
 
 // aMoment puts the lab clock past a wait.
 const aMoment = time.Second
@@ -29,8 +34,18 @@ func rotation() []Scenario {
 		{Name: "rotation: the safe plan of keys rotate signs when every cache knows", Labels: []string{"rotation"}, Run: plannedRotation},
 		{Name: "rotation: a key that signs before consumers can know it", Labels: []string{"rotation"}, Run: signsTooEarly},
 		{Name: "rotation: a key that is removed while its tokens live", Labels: []string{"rotation"}, Run: removedTooEarly},
+		{Name: "rotation: the API server signs with key files, and is restarted for each change", Labels: []string{"rotation"}, Needs: []Need{StaticSigner}, Run: restartedForKeys},
+		{Name: "issuer: enabled later on a running cluster", Labels: []string{"rotation", "issuer"}, Run: issuerEnabledLater},
 	}
 }
+
+// StaticSigner is a lab whose API servers sign by themselves.
+var StaticSigner = Need{"static signer", func(info lab.Info) string {
+	if info.Signer != lab.Static {
+		return "the lab signs for its API servers, which need no restart: oidclab up --signer static"
+	}
+	return ""
+}}
 
 // tokenFor returns a new token of the first cluster for a party.
 func (s *Session) tokenFor(ctx context.Context, p Party, life time.Duration) string {
@@ -139,6 +154,7 @@ func plannedRotation(ctx context.Context, s *Session) {
 	all := s.present(parties)
 	old := s.tokensFor(ctx, all, shortLife)
 	s.allAccept(ctx, all, old, "before the rotation")
+	s.Cleanup(func(ctx context.Context) { _, _ = s.Lab.AbandonRotation(ctx, s.Cluster().ID) }) // fails if it has been, below
 	rotation, err := s.Lab.StartRotation(ctx, s.Cluster().ID, false)
 	s.Must(err)
 	s.Expect(rotation.Phase).To(Equal("published"))
@@ -159,7 +175,7 @@ func plannedRotation(ctx context.Context, s *Session) {
 			return fmt.Errorf("the rotation is %q: %s", r.Phase, r.Error)
 		}
 		return nil
-	}).Should(Succeed())
+	}).WithTimeout(restart).Should(Succeed())
 	s.allAccept(ctx, all, old, "signing: tokens of the old key")
 	s.allAccept(ctx, all, s.tokensFor(ctx, all, shortLife), "signing: tokens of the new key")
 
@@ -240,9 +256,9 @@ func removedTooEarly(ctx context.Context, s *Session) {
 	s.remove(ctx, s.sign(ctx, s.publish(ctx)))
 	fresh := s.tokensFor(ctx, all, longLife)
 
-	cluster := s.Kubernetes(s.Cluster())
-	s.Eventually(ctx, func(ctx context.Context) error { // the API server looks at its signer every second
-		review, err := cluster.TokenReview(ctx, old[genericParty.Name], fixtures.GenericAudience)
+	api := s.Kubernetes(s.Cluster())
+	s.Eventually(ctx, func(ctx context.Context) error { // an external signer is looked at every second
+		review, err := api.TokenReview(ctx, old[genericParty.Name], fixtures.GenericAudience)
 		if err == nil && review.Authenticated {
 			err = errors.New("the cluster still takes the token")
 		}
@@ -278,4 +294,70 @@ func removedTooEarly(ctx context.Context, s *Session) {
 		s.Accepted(ctx, p, fresh[p.Name], "its keys are too old now")
 		s.Refused(ctx, p, old[p.Name], p.answers(sts.KeyUnknown), "its keys were replaced")
 	}
+}
+
+// restartedForKeys shows that with key files the lab knows a bound for the last
+// token of a key, and that nothing but the restart makes a key known.
+func restartedForKeys(ctx context.Context, s *Session) {
+	all := s.present(parties)
+	old := s.tokensFor(ctx, all, longLife)
+	s.allAccept(ctx, all, old, "before the rotation")
+	kid := s.publish(ctx)
+	s.Advance(ctx, longestWait()+aMoment)
+	retired := s.sign(ctx, kid)
+	s.Cleanup(func(ctx context.Context) { _, _ = s.Lab.RemoveKey(ctx, s.Cluster().ID, retired) })
+	infos, err := s.Lab.Keys(ctx, s.Cluster().ID)
+	s.Must(err)
+	for _, key := range infos {
+		if key.ID != retired {
+			continue
+		}
+		s.Expect(key.LastExpiry).To(BeTemporally("~", key.Since.Add(cluster.MaxTokenLife), time.Second))
+		for _, token := range old {
+			s.Expect(key.LastExpiry).To(BeTemporally(">=", time.Unix(s.claims(token).Exp, 0)), "the bound is too early")
+		}
+	}
+	s.allAccept(ctx, all, old, "signing: tokens of the old key")
+	s.allAccept(ctx, all, s.tokensFor(ctx, all, longLife), "signing: tokens of the new key")
+}
+
+// issuerEnabledLater is a cluster whose owner turns OIDC discovery on when
+// workloads have tokens already: those keep the former issuer until they are
+// refreshed, and relying parties know the new one only.
+func issuerEnabledLater(ctx context.Context, s *Session) {
+	all := s.present(parties)
+	id := s.Cluster().ID
+	s.Cleanup(func(ctx context.Context) { _, _ = s.Lab.SetPublicIssuer(ctx, id, true) })
+	internal, err := s.Lab.SetPublicIssuer(ctx, id, false)
+	s.Must(err)
+	s.Expect(internal).NotTo(Equal(s.Cluster().Issuer))
+	early := s.tokensFor(ctx, all, longLife)
+	s.Expect(s.claims(early[genericParty.Name]).Iss).To(Equal(internal))
+	response, _ := s.Get(ctx, http.MethodGet, s.Cluster().JWKSURI, nil)
+	s.Expect(response.StatusCode).To(Equal(http.StatusNotFound), "a cluster without a public issuer publishes nothing")
+	s.onlyOnlineAccepts(ctx, all, early, "before: nobody has registered the in-cluster issuer")
+
+	issuer, err := s.Lab.SetPublicIssuer(ctx, id, true)
+	s.Must(err)
+	s.Expect(issuer).To(Equal(s.Cluster().Issuer))
+	s.allAccept(ctx, all, s.tokensFor(ctx, all, longLife), "enabled: new tokens")
+	s.onlyOnlineAccepts(ctx, all, early, "enabled: a token that was not refreshed names the former issuer")
+}
+
+func (s *Session) onlyOnlineAccepts(ctx context.Context, list []Party, tokens map[string]string, why string) {
+	for _, p := range list {
+		switch {
+		case p.Online:
+			s.Accepted(ctx, p, tokens[p.Name], why+", but the cluster takes its own tokens of either issuer")
+		case p.Name == kubernetesParty.Name:
+			s.Refused(ctx, p, tokens[p.Name], unauthorized, why)
+		case p.RealTime:
+			s.Refused(ctx, p, tokens[p.Name], jwtRefuses("invalid issuer (iss) claim"), why)
+		default:
+			s.Refused(ctx, p, tokens[p.Name], p.answers(sts.IssuerUnknown), why)
+		}
+	}
+	review, err := s.Kubernetes(s.Cluster()).TokenReview(ctx, tokens[genericParty.Name], fixtures.GenericAudience)
+	s.Must(err)
+	s.Expect(review.Authenticated).To(BeTrue(), "TokenReview: %s", review.Error)
 }
