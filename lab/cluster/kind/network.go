@@ -7,8 +7,12 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/oidclab/oidclab/lab/problem"
 )
@@ -75,11 +79,29 @@ func checkLocal(address netip.Addr) error {
 // Reap removes all containers, volumes and networks of a lab, whoever made them.
 // It may be called again, and for labs that have none.
 func Reap(ctx context.Context, network string) error {
+	endPrograms(network)
 	err := removeContainers(ctx, func(c container) bool {
 		id, ofLab := strings.CutPrefix(c.cluster, network+"-")
 		return c.lab == network || ofLab && !strings.Contains(id, "-")
 	})
 	return errors.Join(err, removeLabelled(ctx, "volume", network), removeLabelled(ctx, "network", network))
+}
+
+// endPrograms ends docker programs of kind that outlived a process that was
+// killed: they would make containers yet.
+func endPrograms(network string) {
+	files, _ := filepath.Glob("/proc/[0-9]*/environ") // the pattern is a good one
+	for _, file := range files {
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+		if err != nil || pid == os.Getpid() {
+			continue
+		}
+		command, _ := os.ReadFile(filepath.Join(filepath.Dir(file), "comm")) // empty if it has just ended
+		environment, _ := os.ReadFile(file)                                  // likewise, or if it is somebody else's
+		if string(command) == "docker\n" && slices.Contains(strings.Split(string(environment), "\x00"), NetworkVariable+"="+network) {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
 }
 
 // container is what containers are told apart by.

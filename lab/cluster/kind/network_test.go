@@ -5,12 +5,14 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -77,8 +79,7 @@ func TestReap(t *testing.T) {
 		run(t, nil, append(args, image, "none")...)
 		return n.name + suffix
 	}
-	make("-vault", kind.Label+"="+n.name)
-	make("-c1-control-plane", "io.x-k8s.kind.cluster="+n.name+"-c1")
+	own := []string{make("-vault", kind.Label+"="+n.name), make("-c1-control-plane", "io.x-k8s.kind.cluster="+n.name+"-c1")}
 	others := []string{
 		make("-x-c1-control-plane", "io.x-k8s.kind.cluster="+n.name+"-x-c1"), // of a lab named like this one, and more
 		make("-plain"),
@@ -90,8 +91,8 @@ func TestReap(t *testing.T) {
 			run(t, nil, "rm", "--force", "--volumes", name)
 		}
 	})
-	before := volumes(t)
 	run(t, nil, "volume", "create", "--label", kind.Label+"="+n.name, n.name)
+	gone := append(volumesOf(t, own), n.name)
 
 	for range 2 {
 		if err := kind.Reap(t.Context(), n.name); err != nil {
@@ -102,17 +103,68 @@ func TestReap(t *testing.T) {
 	if slices.Sort(left); err != nil || !slices.Equal(left, others) {
 		t.Errorf("left: %q (%v), want %q", left, err, others)
 	}
-	if got, want := len(volumes(t)), len(before)-2; got != want {
-		t.Errorf("got %d volumes, want the %d of others", got, want)
+	there := strings.Fields(run(t, nil, "volume", "ls", "--quiet"))
+	for _, volume := range gone {
+		if slices.Contains(there, volume) {
+			t.Errorf("volume %s is still there", volume)
+		}
+	}
+	for _, volume := range volumesOf(t, others) {
+		if !slices.Contains(there, volume) {
+			t.Errorf("volume %s of another is gone", volume)
+		}
 	}
 	if networks, err := lines("docker", "network", "ls", "--filter", "name="+n.name, "--quiet"); err != nil || len(networks) != 0 {
 		t.Errorf("the network is still there: %q (%v)", networks, err)
 	}
 }
 
-func volumes(t *testing.T) []string {
+// volumesOf returns the anonymous volumes of containers.
+func volumesOf(t *testing.T, containers []string) []string {
 	t.Helper()
-	return strings.Fields(run(t, nil, "volume", "ls", "--quiet"))
+	args := []string{"inspect", "--format", "{{range .Mounts}}{{.Name}}{{end}}"}
+	return strings.Fields(run(t, nil, append(args, containers...)...))
+}
+
+// What kind had under way when its process was killed ends, and nothing else.
+func TestReapEndsPrograms(t *testing.T) {
+	needEngine(t)
+	n := newNetwork(t)
+	sleep, err := exec.LookPath("sleep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(t.TempDir(), "docker")
+	if err := os.Symlink(sleep, program); err != nil {
+		t.Fatal(err)
+	}
+	start := func(program, network string) *exec.Cmd {
+		command := exec.Command(program, "60")
+		command.Env = []string{kind.NetworkVariable + "=" + network}
+		if err := command.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			_ = command.Process.Kill()
+			_ = command.Wait()
+		})
+		return command
+	}
+	own, other, notDocker := start(program, n.name), start(program, n.name+"-x"), start(sleep, n.name)
+	if err := kind.Reap(t.Context(), n.name); err != nil {
+		t.Fatal(err)
+	}
+	if err := own.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
+		t.Errorf("the program of the lab ended with %v", err)
+	}
+	for name, command := range map[string]*exec.Cmd{"of another lab": other, "another program": notDocker} {
+		if err := command.Process.Signal(syscall.Signal(0)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if state, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", command.Process.Pid)); err != nil || strings.Contains(string(state), ") Z ") {
+			t.Errorf("%s has ended", name)
+		}
+	}
 }
 
 // docker puts a program of that name first on the PATH.
