@@ -98,7 +98,7 @@ func TestKind(t *testing.T) {
 	u.start(t, "", "scenarios", "run", "--name", labName, "--label-filter", "generic").wait(t, kindLimit).want(t, 0)
 
 	t.Run("supervisor killed, then up", func(t *testing.T) {
-		u.killSupervisor(t)
+		u.killLab(t)
 		if left := newObjects(t, before); len(left) < 3 {
 			t.Errorf("control: the kill has cleaned up: %q", left)
 		}
@@ -106,7 +106,7 @@ func TestKind(t *testing.T) {
 		u.run(t, "exchange", "aws", "--name", labName).want(t, 0)
 	})
 	t.Run("supervisor killed, then down", func(t *testing.T) {
-		u.killSupervisor(t)
+		u.killLab(t)
 		u.start(t, "", "down", "--name", labName).wait(t, kindLimit).want(t, 0)
 		if left := newObjects(t, before); len(left) > 0 {
 			t.Errorf("left behind: %q", left)
@@ -142,7 +142,7 @@ func (u *user) upKind(t testing.TB) lab.Info {
 	return info
 }
 
-func (u *user) killSupervisor(t testing.TB) {
+func (u *user) killLab(t testing.TB) {
 	t.Helper()
 	status, r := u.status(t, "--name", labName)
 	r.want(t, 0)
