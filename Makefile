@@ -88,7 +88,8 @@ check: ## gofmt, go vet, staticcheck, go.mod: all of them, then fail
 
 bench: build ## the figures of the README, measured here
 	go test -run '^$$' -bench 'Core|Bare' -benchtime 2s ./lab/sts
-	go test -run '^$$' -bench Exchange ./lab/sts/generic
+	go test -run '^$$' -bench . -benchtime 1x ./lab/sts/generic
+	go test -run '^$$' -bench Front -benchtime 1x ./lab/issuer
 	OIDCLAB_BINARY=$(CURDIR)/$(BINARY) go test -run '^$$' -bench . -benchtime 1x ./e2e
 
 clean: ## remove what was built

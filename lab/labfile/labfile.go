@@ -28,6 +28,8 @@ const (
 const Example = `apiVersion: oidclab.dev/v1alpha1
 kind: Lab
 spec:
+  engine: auto           # what runs the clusters: auto, embedded or kind
+  image: kindest/node:v1.37.0    # of kind's nodes; nothing means the one that oidclab chooses
   clusters: 2            # 1 to 9
   issuerStyle: oke       # of issuer URLs: excloud, oke, eks, gardener or aks
   signer: external       # who signs tokens: external (the lab) or static (the API server, with key files)
@@ -61,6 +63,8 @@ type file struct {
 	APIVersion string `yaml:"apiVersion"`
 	Kind       string `yaml:"kind"`
 	Spec       struct {
+		Engine      string `yaml:"engine"`
+		Image       string `yaml:"image"`
 		Clusters    int    `yaml:"clusters"`
 		Signer      string `yaml:"signer"`
 		IssuerStyle string `yaml:"issuerStyle"`
@@ -93,6 +97,8 @@ type file struct {
 
 // File is what a lab.yaml says.
 type File struct {
+	Engine      string // empty if it does not say
+	Image       string // empty if it does not say
 	Clusters    int    // 0 if it does not say
 	Signer      string // empty if it does not say
 	IssuerStyle string // empty if it does not say
@@ -131,7 +137,7 @@ func read(r io.Reader) (File, error) {
 		return File{}, fmt.Errorf("it is %q of %q, not %q of %q", parsed.Kind, parsed.APIVersion, Kind, APIVersion)
 	}
 	spec := parsed.Spec
-	f := File{Clusters: spec.Clusters, Signer: spec.Signer, IssuerStyle: spec.IssuerStyle, Port: spec.Port, Vault: spec.Vault}
+	f := File{Engine: spec.Engine, Image: spec.Image, Clusters: spec.Clusters, Signer: spec.Signer, IssuerStyle: spec.IssuerStyle, Port: spec.Port, Vault: spec.Vault}
 	f.AWS.ClientIDs = spec.AWS.ClientIDs
 	for _, role := range spec.AWS.Roles {
 		policy, err := json.Marshal(role.TrustPolicy)

@@ -17,7 +17,7 @@ func TestExample(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if f.Clusters != 2 || f.IssuerStyle != "oke" || f.Signer != "external" || f.Port != 8443 || f.Vault != "none" || len(f.AWS.Roles) != 1 || len(f.Generic.Targets) != 1 {
+	if f.Engine != "auto" || f.Image != "kindest/node:v1.37.0" || f.Clusters != 2 || f.IssuerStyle != "oke" || f.Signer != "external" || f.Port != 8443 || f.Vault != "none" || len(f.AWS.Roles) != 1 || len(f.Generic.Targets) != 1 {
 		t.Errorf("read as %+v", f)
 	}
 	role := f.AWS.Roles[0]
