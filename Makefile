@@ -16,14 +16,16 @@ LDFLAGS := -s -w -X $(CLI).version=$(VERSION) -X $(CLI).commit=$(COMMIT) \
 # These link the control plane, or drive the binary that does: not with -race,
 # which would compile all of Kubernetes once more.
 HEAVY   := ./cmd/oidclab ./lab/cluster/embedded ./lab/cluster/embedded/controlplane ./lab/nodeagent ./e2e
-LIGHT   := $$(go list ./... | grep -vxE 'github.com/oidclab/oidclab/(cmd/oidclab|lab/cluster/embedded|lab/cluster/embedded/controlplane|lab/nodeagent|e2e)')
+# What runs nodes in Docker.
+KIND    := ./lab/cluster/kind
+LIGHT   := $$(go list ./... | grep -vxE 'github.com/oidclab/oidclab/(cmd/oidclab|lab/cluster/embedded|lab/cluster/embedded/controlplane|lab/cluster/kind|lab/nodeagent|e2e)')
 
 # How long make fuzz lets each target run; make test takes a second.
 FUZZTIME ?= 10s
 
 TESTSUM := go tool gotestsum --format pkgname --format-hide-empty-pkg --hide-summary skipped
 
-.PHONY: help build up down test unit fuzz engine e2e check bench clean
+.PHONY: help build up down test unit kind fuzz engine e2e check bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,7 +58,7 @@ down: ## take the lab down
 
 test: unit ## all tests
 	@$(MAKE) --no-print-directory fuzz FUZZTIME=1s
-	@$(MAKE) --no-print-directory engine e2e
+	@$(MAKE) --no-print-directory engine kind e2e
 	@command -v vault >/dev/null || echo 'left out: scenarios and tests that need Vault, since there is no vault program on PATH'
 
 unit: ## tests of everything but the control plane and the binary, with -race
@@ -72,6 +74,9 @@ fuzz: ## let every fuzz target run for FUZZTIME
 
 engine: ## the conformance suite on the embedded engine
 	$(TESTSUM) -- -timeout 15m ./lab/cluster/embedded ./lab/nodeagent
+
+kind: ## the conformance suite on the kind engine, where it can work
+	$(TESTSUM) -- -timeout 25m $(KIND)
 
 e2e: build ## the binary as its users meet it, and every scenario
 	OIDCLAB_BINARY=$(CURDIR)/$(BINARY) $(TESTSUM) -- -timeout 20m ./e2e
@@ -91,6 +96,7 @@ bench: build ## the figures of the README, measured here
 	go test -run '^$$' -bench . -benchtime 1x ./lab/sts/generic
 	go test -run '^$$' -bench Front -benchtime 1x ./lab/issuer
 	OIDCLAB_BINARY=$(CURDIR)/$(BINARY) go test -run '^$$' -bench . -benchtime 1x ./e2e
+	OIDCLAB_BINARY=$(CURDIR)/$(BINARY) go test -run '^$$' -bench Up -benchtime 1x $(KIND)
 
 clean: ## remove what was built
 	rm -rf bin

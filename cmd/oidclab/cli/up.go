@@ -101,6 +101,12 @@ func (a *app) readFile(path string) (labfile.File, error) {
 
 // over returns the flags, and what the file says where there is no flag.
 func (f upFlags) over(cmd *cobra.Command, file labfile.File) upFlags {
+	if !cmd.Flags().Changed("engine") && file.Engine != "" {
+		f.engine = file.Engine
+	}
+	if !cmd.Flags().Changed("image") && file.Image != "" {
+		f.image = file.Image
+	}
 	if !cmd.Flags().Changed("signer") && file.Signer != "" {
 		f.signer = file.Signer
 	}
