@@ -37,7 +37,7 @@ missing. Exits 8 if the engine that was asked for can't work; auto can if any ca
   oidclab doctor --engine kind -o json`,
 		Args: exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := checkEngine(engine, image); err != nil {
+			if err := checkEngine(cmd, engine); err != nil {
 				return err
 			}
 			dir, err := a.state()

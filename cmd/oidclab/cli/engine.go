@@ -34,14 +34,15 @@ func (a *app) engineFlags(cmd *cobra.Command, engine, image *string) {
 		"node image of the kind engine (or "+imageVariable+"); without it the one that kind pins, or that of oidclab images build, whichever is there")
 }
 
-func checkEngine(engine, image string) error {
+// checkEngine refuses engines that there are not, and flags that they do not heed.
+func checkEngine(cmd *cobra.Command, engine string) error {
 	switch engine {
 	case autoEngine, lab.Embedded, lab.Kind:
 	default:
 		return problem.New(problem.Usage, "oidclab up --engine embedded, or kind", "there is no engine %q", engine)
 	}
-	if engine == lab.Embedded && image != "" {
-		return problem.New(problem.Usage, "oidclab up --engine kind --image "+image, "the embedded engine has no nodes, and takes no --image")
+	if engine == lab.Embedded && cmd.Flags().Changed("image") {
+		return problem.New(problem.Usage, "oidclab up --engine kind", "the embedded engine has no nodes, and takes no --image")
 	}
 	return nil
 }

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"github.com/oidclab/oidclab/lab/problem"
 )
 
@@ -373,16 +375,23 @@ func TestReap(t *testing.T) {
 }
 
 func TestCheckEngine(t *testing.T) {
+	t.Setenv(imageVariable, "node:v1") // of use to the kind engine, and no harm to the other
 	for _, c := range []struct {
-		engine, image string
-		want          problem.Kind // 0 means none
+		args string
+		want problem.Kind // 0 means none
 	}{
-		{"auto", "", 0}, {"embedded", "", 0}, {"kind", "", 0}, {"kind", "kindest/node:v1", 0}, {"auto", "kindest/node:v1", 0},
-		{"embedded", "kindest/node:v1", problem.Usage}, {"docker", "", problem.Usage}, {"", "", problem.Usage},
+		{"", 0}, {"--engine embedded", 0}, {"--engine kind", 0}, {"--engine kind --image node:v2", 0}, {"--image node:v2", 0},
+		{"--engine embedded --image node:v2", problem.Usage}, {"--engine docker", problem.Usage}, {"--engine=", problem.Usage},
 	} {
-		err := checkEngine(c.engine, c.image)
+		var engine, image string
+		cmd := &cobra.Command{}
+		new(app).engineFlags(cmd, &engine, &image)
+		if err := cmd.ParseFlags(strings.Fields(c.args)); err != nil {
+			t.Fatal(err)
+		}
+		err := checkEngine(cmd, engine)
 		if (err != nil) != (c.want != 0) || err != nil && kindOf(err) != c.want {
-			t.Errorf("%+v: got %v", c, err)
+			t.Errorf("%q: got %v", c.args, err)
 		}
 	}
 }

@@ -143,7 +143,7 @@ func (a *app) up(cmd *cobra.Command, flags upFlags, file labfile.File) error {
 	if err != nil {
 		return err
 	}
-	if err := checkEngine(flags.engine, flags.image); err != nil {
+	if err := checkEngine(cmd, flags.engine); err != nil {
 		return err
 	}
 	if flags.clusters == 0 { // which means 1 in a Spec
