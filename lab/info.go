@@ -122,11 +122,20 @@ type GenericInfo struct {
 	Parties  []GenericParty `json:"parties"`
 }
 
+// CustomExchangeInfo is what an application tells a party that speaks Auth0's
+// custom token exchange.
+type CustomExchangeInfo struct {
+	TokenType  string `json:"tokenType"`
+	ClientID   string `json:"clientID"`
+	SecretFile string `json:"secretFile"`
+}
+
 // GenericParty is one relying party of the generic token service.
 type GenericParty struct {
-	Name     string          `json:"name"`
-	TokenURL string          `json:"tokenURL"`
-	Cache    sts.CachePolicy `json:"cache"`
+	Custom   *CustomExchangeInfo `json:"custom,omitempty"` // nil unless it speaks Auth0's dialect
+	Name     string              `json:"name"`
+	TokenURL string              `json:"tokenURL"`
+	Cache    sts.CachePolicy     `json:"cache"`
 }
 
 // VaultInfo is how clients reach Vault.

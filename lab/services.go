@@ -3,6 +3,9 @@ package lab
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
+	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/oidclab/oidclab/fixtures"
@@ -80,8 +83,8 @@ func (l *Lab) startAWS(u *undo) error {
 	return nil
 }
 
-// startGeneric starts the RFC 8693 token service with two relying parties that
-// differ in how they keep keys, and the resource that takes its access tokens.
+// startGeneric starts the OAuth token service with two relying parties that differ
+// in how they keep keys and one that speaks Auth0's dialect, and the resource that takes its access tokens.
 func (l *Lab) startGeneric(u *undo) error {
 	server, err := l.listen(u, "generic", 0)
 	if err != nil {
@@ -97,7 +100,13 @@ func (l *Lab) startGeneric(u *undo) error {
 	l.info.Generic = GenericInfo{
 		Issuer: server.URL(), Audience: l.spec.Generic.Audiences[0], Target: fixtures.Target, Resource: resourceServer.URL() + "/resource",
 	}
-	for _, p := range []generic.Party{{Name: "generic", Profile: sts.Strict()}, {Name: "pure-ttl", Profile: pureTTL}} {
+	custom, customInfo, err := l.customExchange()
+	if err != nil {
+		return err
+	}
+	for _, p := range []generic.Party{
+		{Name: "generic", Profile: sts.Strict()}, {Name: "pure-ttl", Profile: pureTTL}, {Name: "auth0", Profile: sts.Strict(), Custom: custom},
+	} {
 		role := sts.Role{Name: fixtures.Target}
 		for _, m := range l.members {
 			p.Issuers = append(p.Issuers, sts.Issuer{URL: m.issuer, Audiences: l.spec.Generic.Audiences})
@@ -129,10 +138,24 @@ func (l *Lab) startGeneric(u *undo) error {
 	server.Serve(handler)
 	resourceServer.Serve(resource)
 	for _, p := range config.Parties {
-		l.info.Generic.Parties = append(l.info.Generic.Parties, GenericParty{Name: p.Name, TokenURL: server.URL() + "/" + p.Name + "/token", Cache: p.Profile.Cache})
+		info := GenericParty{Name: p.Name, TokenURL: server.URL() + "/" + p.Name + "/token", Cache: p.Profile.Cache}
+		if p.Custom != nil {
+			info.TokenURL, info.Custom = server.URL()+"/oauth/token", customInfo
+		}
+		l.info.Generic.Parties = append(l.info.Generic.Parties, info)
 		l.parties = append(l.parties, party{name: p.Name, cache: p.Profile.Cache, keys: handler.Core(p.Name).Cached})
 	}
 	return nil
+}
+
+// customExchange makes the application that exchanges tokens as Auth0 has it.
+func (l *Lab) customExchange() (*generic.CustomExchange, *CustomExchangeInfo, error) {
+	client := generic.Client{ID: fixtures.Auth0ClientID, Secret: rand.Text()}
+	info := &CustomExchangeInfo{TokenType: fixtures.Auth0TokenType, ClientID: client.ID, SecretFile: filepath.Join(l.spec.Dir, "auth0-client-secret")}
+	if err := os.WriteFile(info.SecretFile, []byte(client.Secret), 0o600); err != nil {
+		return nil, nil, err
+	}
+	return &generic.CustomExchange{TokenType: info.TokenType, Clients: []generic.Client{client}}, info, nil
 }
 
 func (l *Lab) genericRole(target GenericTarget) (sts.Role, error) {

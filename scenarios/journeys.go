@@ -85,12 +85,15 @@ func tokenTooShort(ctx context.Context, s *Session) {
 	s.Mint(ctx, lab.MintRequest{Expiration: 600 * time.Second})
 }
 
+// journeyOf returns the name of the scenario of a good token at a party.
+func journeyOf(p Party) string { return "journey: mint, exchange and use at " + p.Name }
+
 // journeys go all the way: mint, exchange, use.
 func journeys() []Scenario {
 	var list []Scenario
-	for _, p := range parties {
+	for _, p := range rows {
 		list = append(list, Scenario{
-			Name: "journey: mint, exchange and use at " + p.Name, Labels: []string{"journey", p.Name}, Needs: p.Needs,
+			Name: journeyOf(p), Labels: []string{"journey", p.Name}, Needs: p.Needs,
 			Run: func(ctx context.Context, s *Session) { wholeJourney(ctx, s, p) },
 		})
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/oidclab/oidclab/fixtures"
 	"github.com/oidclab/oidclab/lab"
@@ -52,6 +53,17 @@ var (
 		Name: "pure-ttl", Audience: fixtures.GenericAudience, Profile: sts.STACKIT(), answers: genericAnswer,
 		exchange: exchangeGeneric(1),
 	}
+	jwtBearerParty = Party{
+		Name: "jwt-bearer", Audience: fixtures.GenericAudience, Profile: sts.Strict(), answers: badTokenIs("invalid_grant"),
+		exchange: exchangeBy(exchange.JWTBearer),
+	}
+	clientAssertionParty = Party{
+		Name: "client-assertion", Audience: fixtures.GenericAudience, Profile: sts.Strict(), answers: badTokenIs("invalid_client"),
+		exchange: exchangeBy(exchange.ClientAssertion),
+	}
+	auth0Party = Party{
+		Name: "auth0", Audience: fixtures.GenericAudience, Profile: sts.Strict(), answers: auth0Answer, exchange: exchangeGeneric(2),
+	}
 	awsParty = Party{
 		Name: "aws", Audience: fixtures.AWSAudience, Profile: sts.AWS(), answers: awsAnswer, exchange: exchangeAWS,
 	}
@@ -78,11 +90,15 @@ var (
 	kubernetesParty = Party{
 		Name: "kubernetes", Audience: fixtures.ClusterAudience("c2"), Needs: []Need{TwoClusters}, RealTime: true, Lingers: true, staleKey: unauthorized, exchange: exchangeKubernetes,
 	}
-	parties = []Party{genericParty, pureTTLParty, awsParty, gcpParty, azureParty, stackitParty, ociParty, kubernetesParty, vaultJWTParty, vaultKubernetesParty}
+	parties = []Party{genericParty, pureTTLParty, auth0Party, awsParty, gcpParty, azureParty, stackitParty, ociParty, kubernetesParty, vaultJWTParty, vaultKubernetesParty}
 )
 
+// rows are the parties, and the other ways to ask one of them: those share its
+// keys.
+var rows = append(slices.Clone(parties), jwtBearerParty, clientAssertionParty)
+
 // own are the parties of the lab's token service, which go by the lab clock.
-var own = []Party{genericParty, pureTTLParty, awsParty, gcpParty, azureParty, stackitParty, ociParty}
+var own = []Party{genericParty, pureTTLParty, auth0Party, awsParty, gcpParty, azureParty, stackitParty, ociParty}
 
 // present returns those of the given parties that the lab has.
 func (s *Session) present(list []Party) []Party {
@@ -97,13 +113,30 @@ func (s *Session) present(list []Party) []Party {
 
 func exchangeGeneric(index int) func(context.Context, *Session, string) (any, error) {
 	return func(ctx context.Context, s *Session, token string) (any, error) {
-		target := exchange.GenericTarget{TokenURL: s.Info.Generic.Parties[index].TokenURL, Audience: s.Info.Generic.Target, Client: s.Web}
-		result, err := exchange.Generic(ctx, target, token)
-		if err != nil {
-			return nil, err
-		}
-		return exchange.UseResource(ctx, s.Web, s.Info.Generic.Resource, result.AccessToken)
+		return s.exchangeAt(ctx, index, exchange.TokenExchange, token)
 	}
+}
+
+// exchangeBy presents a token to the generic party in another way.
+func exchangeBy(grant exchange.Grant) func(context.Context, *Session, string) (any, error) {
+	return func(ctx context.Context, s *Session, token string) (any, error) {
+		return s.exchangeAt(ctx, 0, grant, token)
+	}
+}
+
+func (s *Session) exchangeAt(ctx context.Context, index int, grant exchange.Grant, token string) (any, error) {
+	party := s.Info.Generic.Parties[index]
+	target := exchange.GenericTarget{Grant: grant, TokenURL: party.TokenURL, Audience: s.Info.Generic.Target, Client: s.Web}
+	if party.Custom != nil {
+		secret, err := os.ReadFile(party.Custom.SecretFile)
+		s.Must(err)
+		target.TokenType, target.ClientID, target.ClientSecret = party.Custom.TokenType, party.Custom.ClientID, string(secret)
+	}
+	result, err := exchange.Generic(ctx, target, token)
+	if err != nil {
+		return nil, err
+	}
+	return exchange.UseResource(ctx, s.Web, s.Info.Generic.Resource, result.AccessToken)
 }
 
 // genericAnswer is how the generic token service refuses for a reason, by RFC
@@ -115,6 +148,32 @@ func genericAnswer(reason sts.Reason) Expectation {
 		e.Code = "invalid_target"
 	case sts.IssuerUnreachable:
 		e.Status, e.Code = 503, "temporarily_unavailable"
+	}
+	return e
+}
+
+// badTokenIs is how the generic token service refuses for a reason where RFC
+// 7523 has a code for bad tokens.
+func badTokenIs(code string) func(sts.Reason) Expectation {
+	return func(reason sts.Reason) Expectation {
+		e := genericAnswer(reason)
+		if e.Code == "invalid_request" && reason != sts.TokenMissing {
+			e.Code = code
+		}
+		return e
+	}
+}
+
+// auth0Answer is how a custom token exchange refuses for a reason.
+func auth0Answer(reason sts.Reason) Expectation {
+	e := Expectation{Reason: reason, Status: 400, Code: "invalid_request"}
+	switch reason {
+	case sts.RoleUnknown:
+		e.Status, e.Code = 403, "access_denied"
+	case sts.IssuerNotTrusted, sts.SubjectMismatch, sts.ConditionMismatch:
+		e.Code = "access_denied"
+	case sts.IssuerUnreachable:
+		e.Status, e.Code = 500, "server_error"
 	}
 	return e
 }

@@ -216,7 +216,7 @@ func refusalOf(m mutation, p Party) string { return "refused: " + m.name + ", by
 // good token, which the party accepts just before.
 func refusals() []Scenario {
 	var list []Scenario
-	for _, p := range parties {
+	for _, p := range rows {
 		for _, m := range mutations() {
 			e, ok := m.expected(p)
 			if !ok {

@@ -19,41 +19,83 @@ const (
 	resource = "resource"
 )
 
-// GenericTarget is what to ask an RFC 8693 token service for.
+// Grant is how a token is presented to an OAuth token service.
+type Grant string
+
+// The grants.
+const (
+	TokenExchange   Grant = "token-exchange"   // RFC 8693; the default
+	JWTBearer       Grant = "jwt-bearer"       // RFC 7523 section 2.1: the token is the grant
+	ClientAssertion Grant = "client-assertion" // RFC 7523 section 2.2: the token is the client's credentials
+)
+
+// GenericTarget is what to ask an OAuth token service for.
 type GenericTarget struct {
+	Grant    Grant // "" means TokenExchange
 	TokenURL string
 	Audience string // logical name of the service the access token is for; "" leaves it to the token service
 	Resource string // its URL; "" for none
 	Scope    string // "" for none
 	Client   *http.Client
+
+	// Of Auth0's custom token exchange; all are "" otherwise.
+	TokenType    string // subject_token_type, which names the profile
+	ClientID     string
+	ClientSecret string
 }
 
-// GenericResult is a successful answer, RFC 8693 section 2.2.1. It marshals as
-// it came.
+// GenericResult is a successful answer, RFC 6749 section 5.1 and RFC 8693
+// section 2.2.1. It marshals as it came.
 type GenericResult struct {
 	AccessToken     string `json:"access_token"`
-	IssuedTokenType string `json:"issued_token_type"`
+	IssuedTokenType string `json:"issued_token_type,omitempty"` // of a token exchange
 	TokenType       string `json:"token_type"`
 	ExpiresIn       int64  `json:"expires_in,omitempty"` // seconds
 	Scope           string `json:"scope,omitempty"`
 }
 
-// Generic exchanges a token for an access token (RFC 8693 section 2.1). It
-// makes one request, whatever the answer.
+// form is the request for a token.
+func (t GenericTarget) form(token string) (url.Values, error) {
+	form := url.Values{}
+	switch t.Grant {
+	case "", TokenExchange:
+		form.Set("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange")
+		form.Set("subject_token", token)
+		form.Set("subject_token_type", "urn:ietf:params:oauth:token-type:jwt")
+		form.Set("requested_token_type", "urn:ietf:params:oauth:token-type:access_token")
+		if t.TokenType != "" {
+			form.Set("subject_token_type", t.TokenType)
+			form.Del("requested_token_type")
+		}
+	case JWTBearer:
+		form.Set("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer")
+		form.Set("assertion", token)
+	case ClientAssertion:
+		form.Set("grant_type", "client_credentials")
+		form.Set("client_assertion", token)
+		form.Set("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer")
+	default:
+		return nil, fmt.Errorf("generic: there is no grant %q, but %s, %s and %s", t.Grant, TokenExchange, JWTBearer, ClientAssertion)
+	}
+	for name, value := range map[string]string{
+		"audience": t.Audience, "resource": t.Resource, "scope": t.Scope, "client_id": t.ClientID, "client_secret": t.ClientSecret,
+	} {
+		if value != "" {
+			form.Set(name, value)
+		}
+	}
+	return form, nil
+}
+
+// Generic exchanges a token for an access token (RFC 8693 section 2.1, or
+// another [Grant]). It makes one request, whatever the answer.
 func Generic(ctx context.Context, target GenericTarget, token string) (GenericResult, error) {
 	if err := secure(generic, target.TokenURL); err != nil {
 		return GenericResult{}, err
 	}
-	form := url.Values{
-		"grant_type":           {"urn:ietf:params:oauth:grant-type:token-exchange"},
-		"subject_token":        {token},
-		"subject_token_type":   {"urn:ietf:params:oauth:token-type:jwt"},
-		"requested_token_type": {"urn:ietf:params:oauth:token-type:access_token"},
-	}
-	for name, value := range map[string]string{"audience": target.Audience, "resource": target.Resource, "scope": target.Scope} {
-		if value != "" {
-			form.Set(name, value)
-		}
+	form, err := target.form(token)
+	if err != nil {
+		return GenericResult{}, err
 	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, target.TokenURL, strings.NewReader(form.Encode()))
 	if err != nil {
@@ -67,14 +109,17 @@ func Generic(ctx context.Context, target GenericTarget, token string) (GenericRe
 	}
 	if response.StatusCode != http.StatusOK {
 		code, message := oauthError(body)
-		return GenericResult{}, answered(generic, response.StatusCode, code, message, token)
+		return GenericResult{}, answered(generic, response.StatusCode, code, message, token, target.ClientSecret)
 	}
 	var result GenericResult
 	if err := json.Unmarshal(body, &result); err != nil {
 		return GenericResult{}, fmt.Errorf("generic: the answer is not that of a token service: %w", err)
 	}
-	if result.AccessToken == "" || result.IssuedTokenType == "" || result.TokenType == "" {
-		return GenericResult{}, errors.New("generic: the answer lacks access_token, issued_token_type or token_type (RFC 8693 section 2.2.1)")
+	if result.AccessToken == "" || result.TokenType == "" {
+		return GenericResult{}, errors.New("generic: the answer lacks access_token or token_type (RFC 6749 section 5.1)")
+	}
+	if result.IssuedTokenType == "" && (target.Grant == "" || target.Grant == TokenExchange) {
+		return GenericResult{}, errors.New("generic: the answer lacks issued_token_type (RFC 8693 section 2.2.1)")
 	}
 	return result, nil
 }

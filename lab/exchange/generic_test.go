@@ -79,9 +79,47 @@ func TestGenericAnswerLacksSomething(t *testing.T) {
 	} {
 		p := startParty(t, func(w http.ResponseWriter, _ *http.Request) { answer(w, 200, "application/json", body) })
 		_, err := exchange.Generic(t.Context(), exchange.GenericTarget{TokenURL: p.url + "/token", Client: p.client}, subjectToken)
-		if err == nil || !strings.Contains(err.Error(), "RFC 8693 section 2.2.1") {
+		if err == nil || !strings.Contains(err.Error(), "the answer lacks") {
 			t.Errorf("%s: %v", body, err)
 		}
+	}
+}
+
+func TestGrants(t *testing.T) {
+	target := exchange.GenericTarget{Audience: "orders"}
+	custom := target
+	custom.TokenType, custom.ClientID, custom.ClientSecret = "urn:example:token", "demo", "secret"
+	for _, test := range []struct {
+		grant  exchange.Grant
+		target exchange.GenericTarget
+		want   url.Values
+	}{
+		{exchange.JWTBearer, target, url.Values{"grant_type": {"urn:ietf:params:oauth:grant-type:jwt-bearer"}, "assertion": {subjectToken}}},
+		{exchange.ClientAssertion, target, url.Values{
+			"grant_type": {"client_credentials"}, "client_assertion": {subjectToken}, "client_assertion_type": {"urn:ietf:params:oauth:client-assertion-type:jwt-bearer"},
+		}},
+		{exchange.TokenExchange, custom, url.Values{
+			"grant_type": {"urn:ietf:params:oauth:grant-type:token-exchange"}, "subject_token": {subjectToken}, "subject_token_type": {"urn:example:token"},
+			"client_id": {"demo"}, "client_secret": {"secret"},
+		}},
+	} {
+		test.want.Set("audience", "orders")
+		p := startParty(t, func(w http.ResponseWriter, r *http.Request) {
+			if err := r.ParseForm(); err != nil || !cmp.Equal(r.PostForm, test.want) {
+				t.Errorf("%s: %v %s", test.grant, err, cmp.Diff(test.want, r.PostForm))
+			}
+			answer(w, 200, "application/json", `{"access_token":"at","token_type":"Bearer"}`)
+		})
+		test.target.Grant, test.target.TokenURL, test.target.Client = test.grant, p.url+"/token", p.client
+		got, err := exchange.Generic(t.Context(), test.target, subjectToken)
+		if exchanged := test.grant == exchange.TokenExchange; exchanged != (err != nil) || !exchanged && got.AccessToken != "at" {
+			t.Errorf("%s: %+v, %v", test.grant, got, err) // only an exchange must say what it issued
+		}
+	}
+	target.Grant = "password"
+	target.TokenURL = "https://127.0.0.1:1/token"
+	if _, err := exchange.Generic(t.Context(), target, subjectToken); err == nil || !strings.Contains(err.Error(), `no grant "password"`) {
+		t.Errorf("another grant: %v", err)
 	}
 }
 

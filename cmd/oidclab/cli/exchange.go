@@ -29,6 +29,7 @@ type exchangeFlags struct {
 	token      string
 	showTrace  bool
 	party      string // generic
+	grant      string // generic
 	role       string // aws, vault
 	method     string // vault, oci
 	wholeToken string // the token that was exchanged
@@ -53,8 +54,11 @@ func (a *app) exchangeCommand() *cobra.Command {
 		a.exchangePartyCommand("oci", "Token exchange for a session, then an object, with requests that Oracle's SDK signs", exchangeOCI, func(cmd *cobra.Command, f *exchangeFlags) {
 			cmd.Flags().StringVar(&f.method, "method", "upst", "how: upst (identity domain) or pod (as a pod of OKE, with a token for the API server)")
 		}),
-		a.exchangePartyCommand("generic", "RFC 8693 token exchange, then a request to a protected resource", exchangeGeneric, func(cmd *cobra.Command, f *exchangeFlags) {
-			cmd.Flags().StringVar(&f.party, "party", "generic", "the relying party: generic, or pure-ttl which keeps keys for an hour, come what may")
+		a.exchangePartyCommand("generic", "OAuth token exchange or assertion, then a request to a protected resource", exchangeGeneric, func(cmd *cobra.Command, f *exchangeFlags) {
+			cmd.Flags().StringVar(&f.party, "party", "generic", "the relying party: generic, pure-ttl which keeps keys for an hour, come what may, or auth0 which speaks its dialect")
+			f.grant = string(exchange.TokenExchange)
+			grants := []string{f.grant, string(exchange.JWTBearer), string(exchange.ClientAssertion)}
+			cmd.Flags().Var(&choice{value: &f.grant, values: grants}, "grant", "how to present the token: token-exchange (RFC 8693), jwt-bearer or client-assertion (RFC 7523)")
 		}),
 		a.exchangePartyCommand("vault", "Login with a token, then read a secret", exchangeVault, func(cmd *cobra.Command, f *exchangeFlags) {
 			cmd.Flags().StringVar(&f.method, "method", "jwt", "auth method: jwt (offline, by discovery) or kubernetes (TokenReview)")
@@ -204,10 +208,17 @@ func exchangeAWS(ctx context.Context, info lab.Info, client *http.Client, f exch
 }
 
 func exchangeGeneric(ctx context.Context, info lab.Info, client *http.Client, f exchangeFlags) (exchanged, error) {
-	target := exchange.GenericTarget{Audience: info.Generic.Target, Client: client}
+	target := exchange.GenericTarget{Grant: exchange.Grant(f.grant), Audience: info.Generic.Target, Client: client}
 	for _, p := range info.Generic.Parties {
 		if p.Name == f.party {
 			target.TokenURL = p.TokenURL
+			if p.Custom != nil {
+				secret, err := os.ReadFile(p.Custom.SecretFile)
+				if err != nil {
+					return exchanged{}, environment(err)
+				}
+				target.TokenType, target.ClientID, target.ClientSecret = p.Custom.TokenType, p.Custom.ClientID, string(secret)
+			}
 		}
 	}
 	if target.TokenURL == "" {

@@ -20,9 +20,16 @@ func (a *app) scenariosCommand() *cobra.Command {
 }
 
 func (a *app) scenariosListCommand() *cobra.Command {
+	var matrix bool
 	cmd := &cobra.Command{
 		Use: "list", Short: "List the scenarios with their labels and needs", Args: exactly(0),
+		Example: `  oidclab scenarios list
+  oidclab scenarios list --matrix                   what every relying party says to every bad token
+  oidclab scenarios list --matrix | grep azure`,
 		RunE: func(*cobra.Command, []string) error {
+			if matrix {
+				return a.showMatrix(scenarios.Matrix())
+			}
 			type row struct {
 				Name   string   `json:"name"`
 				Labels []string `json:"labels"`
@@ -47,8 +54,32 @@ func (a *app) scenariosListCommand() *cobra.Command {
 			return w.Flush()
 		},
 	}
+	cmd.Flags().BoolVar(&matrix, "matrix", false, "print the matrix of mutations of a token and relying parties, with the reason and the answer of each")
 	a.outputFlag(cmd, "text", "json")
 	return cmd
+}
+
+// showMatrix prints one cell a line.
+func (a *app) showMatrix(cells []scenarios.Cell) error {
+	if a.output == "json" {
+		return a.printJSON(cells)
+	}
+	w := tabwriter.NewWriter(a.Out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "MUTATION\tPARTY\tREASON\tANSWER")
+	for _, c := range cells {
+		reason, answer := c.Reason, strings.TrimSpace(fmt.Sprintf("%d %s", c.Status, c.Code))
+		switch {
+		case c.Accepted:
+			reason, answer = "-", "accepted"
+		case reason == "":
+			reason = "-" // not the lab's own, which does not say
+		}
+		if c.Text != "" {
+			answer += fmt.Sprintf(" %q", c.Text)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", c.Mutation, c.Party, reason, answer)
+	}
+	return w.Flush()
 }
 
 func (a *app) scenariosRunCommand() *cobra.Command {
