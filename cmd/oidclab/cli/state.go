@@ -50,7 +50,7 @@ func (d stateDir) supervisorLog() string  { return filepath.Join(string(d), "log
 
 // contents are the entries that a lab makes in its directory. Nothing else is
 // ever deleted.
-var contents = []string{"clusters", "tokens", "vault", "logs", "ca.crt", "lab.json", "lab.json.new", "control.sock", "containers", "oci-client-secret"}
+var contents = []string{"clusters", "tokens", "vault", "logs", "ca.crt", "lab.json", "lab.json.new", "control.sock", "containers", "oci-client-secret", "auth0-client-secret"}
 
 // lockPatience is for those who only look whether the lock is held: to do so
 // they hold it themselves for a moment.
