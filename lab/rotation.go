@@ -103,6 +103,9 @@ func (l *Lab) RemoveKey(ctx context.Context, id, kid string) (KeyInfo, error) {
 	if kid, err = m.pick(kid, keys.Retired, "oidclab keys rotate --phase sign"); err != nil {
 		return KeyInfo{}, err
 	}
+	if err := l.renewReviewer(ctx, m); err != nil {
+		return KeyInfo{}, err
+	}
 	key, err := m.keys.Remove(kid)
 	if err != nil {
 		return KeyInfo{}, conflict(err)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/oidclab/oidclab/fixtures"
@@ -41,17 +42,40 @@ func (l *Lab) startVault(ctx context.Context, u *undo) (string, error) {
 func (l *Lab) configureVault(ctx context.Context, _ *undo) (string, error) {
 	setup := vault.Setup{Audience: fixtures.VaultAudience, Namespace: fixtures.Namespace, ServiceAccount: fixtures.ServiceAccount}
 	for _, m := range l.members {
-		reviewer, err := reviewerToken(ctx, m.cluster.API())
+		known, err := l.knownToVault(ctx, m)
 		if err != nil {
 			return "", err
 		}
-		config := m.cluster.API().Config()
-		setup.Clusters = append(setup.Clusters, vault.Cluster{
-			ID: m.id, Issuer: m.issuer, IssuerCA: l.ca.CertPEM(), Server: config.Host, ServerCA: config.CAData, ReviewerToken: reviewer,
-		})
+		setup.Clusters = append(setup.Clusters, known)
 		l.info.Vault.Mounts[m.id] = AuthMounts{JWT: vault.JWTMount(m.id), Kubernetes: vault.KubernetesMount(m.id)}
 	}
 	return "", l.vault.Configure(ctx, setup)
+}
+
+// knownToVault returns a cluster as Vault is to know it, with a new token to
+// review others with.
+func (l *Lab) knownToVault(ctx context.Context, m *member) (vault.Cluster, error) {
+	reviewer, err := reviewerToken(ctx, m.cluster.API())
+	if err != nil {
+		return vault.Cluster{}, err
+	}
+	config := m.cluster.API().Config()
+	return vault.Cluster{
+		ID: m.id, Issuer: m.issuer, IssuerCA: l.ca.CertPEM(), Server: config.Host, ServerCA: config.CAData, ReviewerToken: reviewer,
+	}, nil
+}
+
+// renewReviewer gives Vault a token of the key that signs now: without one,
+// Vault can review nobody once the key of its former token is removed.
+func (l *Lab) renewReviewer(ctx context.Context, m *member) error {
+	if l.vault == nil {
+		return nil
+	}
+	known, err := l.knownToVault(ctx, m)
+	if err != nil {
+		return err
+	}
+	return l.vault.SetReviewer(ctx, known)
 }
 
 // reviewerToken returns a token of a service account that may create
@@ -65,7 +89,7 @@ func reviewerToken(ctx context.Context, api *cluster.API) (string, error) {
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: fixtures.VaultReviewerRole},
 		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: fixtures.Namespace, Name: fixtures.VaultReviewer}},
 	}, metav1.CreateOptions{})
-	if err != nil {
+	if err != nil && !apierrors.IsAlreadyExists(err) {
 		return "", err
 	}
 	return api.Token(ctx, cluster.TokenRequest{Namespace: fixtures.Namespace, ServiceAccount: fixtures.VaultReviewer, Expiration: reviewerLife})

@@ -66,6 +66,12 @@ func (s *Server) Configure(ctx context.Context, setup Setup) error {
 	return nil
 }
 
+// SetReviewer replaces the token with which a cluster's Kubernetes auth method
+// has others reviewed.
+func (s *Server) SetReviewer(ctx context.Context, c Cluster) error {
+	return c.kubernetesConfig().to(ctx, s.root)
+}
+
 func configure(ctx context.Context, client *api.Client, setup Setup) error {
 	if err := setup.validate(); err != nil {
 		return err
@@ -171,17 +177,21 @@ func (c Cluster) kubernetesAuth(s Setup) []write {
 	}
 	return []write{
 		{"sys/auth/" + mount, map[string]any{"type": "kubernetes"}},
-		{"auth/" + mount + "/config", map[string]any{
-			"kubernetes_host":      c.Server,
-			"kubernetes_ca_cert":   string(c.ServerCA),
-			"token_reviewer_jwt":   c.ReviewerToken,
-			"disable_local_ca_jwt": true, // Vault is not in a pod
-			// The cluster knows its issuers best, and Vault's own check of them is deprecated.
-			"disable_iss_validation": true,
-		}},
+		c.kubernetesConfig(),
 		role(Role, readerPolicy),
 		role(BareRole, barePolicy),
 	}
+}
+
+func (c Cluster) kubernetesConfig() write {
+	return write{"auth/" + KubernetesMount(c.ID) + "/config", map[string]any{
+		"kubernetes_host":      c.Server,
+		"kubernetes_ca_cert":   string(c.ServerCA),
+		"token_reviewer_jwt":   c.ReviewerToken,
+		"disable_local_ca_jwt": true, // Vault is not in a pod
+		// The cluster knows its issuers best, and Vault's own check of them is deprecated.
+		"disable_iss_validation": true,
+	}}
 }
 
 // to performs the write. While Vault prepares a new KV store, it is repeated.

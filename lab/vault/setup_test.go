@@ -122,6 +122,27 @@ func TestConfigureEachCluster(t *testing.T) {
 	}
 }
 
+// A new reviewer changes what Vault reviews with, and nothing else.
+func TestSetReviewer(t *testing.T) {
+	var calls []call
+	client := startVault(t, func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		calls = append(calls, call{r.Method, r.URL.RequestURI(), canonical(t, string(body))})
+		w.WriteHeader(http.StatusNoContent)
+	})
+	renewed := setup.Clusters[0]
+	renewed.ReviewerToken = "renewed"
+	if err := (&Server{root: client}).SetReviewer(t.Context(), renewed); err != nil {
+		t.Fatal(err)
+	}
+	want := []call{{"PUT", "/v1/auth/kubernetes-c1/config", canonical(t, `{
+		"kubernetes_host": "https://127.0.0.1:2", "kubernetes_ca_cert": "server CA", "token_reviewer_jwt": "renewed",
+		"disable_local_ca_jwt": true, "disable_iss_validation": true}`)}}
+	if diff := cmp.Diff(want, calls); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestConfigureIsRefused(t *testing.T) {
 	client := startVault(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/v1/auth/jwt-c1/config" {
