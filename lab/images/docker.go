@@ -51,6 +51,28 @@ func Size(ctx context.Context, ref string) (int64, error) {
 	return strconv.ParseInt(size, 10, 64)
 }
 
+// removeFormer removes the images of ref's repository that have other tags,
+// unless a container uses them.
+func removeFormer(ctx context.Context, ref string) error {
+	repository, _, _ := strings.Cut(ref, ":")
+	refs, err := docker(ctx, "image", "ls", "--format", "{{.Repository}}:{{.Tag}}", repository)
+	if err != nil {
+		return err
+	}
+	for former := range strings.FieldsSeq(refs) {
+		if former == ref {
+			continue
+		}
+		if users, err := docker(ctx, "ps", "--all", "--quiet", "--filter", "ancestor="+former); err != nil || users != "" {
+			continue // or its containers would lose the name of their image
+		}
+		if _, err := docker(ctx, "image", "rm", former); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // saveImages writes an archive of images, or nothing.
 func saveImages(ctx context.Context, path string, refs []string) error {
 	unfinished := path + ".unfinished"
@@ -65,7 +87,10 @@ func loadArchive(ctx context.Context, path string) error {
 		return problem.New(problem.Usage, "oidclab images save writes one", "%w", err)
 	}
 	_, err := docker(ctx, "image", "load", "--quiet", "--input", path)
-	return err
+	if p := new(problem.Problem); err == nil || ctx.Err() != nil || errors.As(err, &p) {
+		return err
+	}
+	return problem.New(problem.Usage, "oidclab images save writes one", "%s can't be loaded: %w", path, err)
 }
 
 func removeIfThere(path string) error {

@@ -149,8 +149,9 @@ func List(ctx context.Context, config Config) ([]Image, error) {
 	return images, nil
 }
 
-// Build makes the images that the container engine does not have. A build that
-// was interrupted goes on where it stopped.
+// Build makes the images that the container engine does not have, and removes
+// those that they take the place of. A build that was interrupted goes on where
+// it stopped.
 func Build(ctx context.Context, config Config) error {
 	images, err := List(ctx, config)
 	if err != nil {
@@ -171,6 +172,9 @@ func Build(ctx context.Context, config Config) error {
 			err = config.step("vault image", func() (string, error) {
 				return image.Ref, loadProgram(ctx, image.Ref, config.Vault, "/bin/vault")
 			})
+		}
+		if err == nil {
+			err = removeFormer(ctx, image.Ref)
 		}
 		if err != nil {
 			return err
