@@ -2,6 +2,7 @@ package kind
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -75,6 +76,17 @@ func (c *Cluster) writeKeys(identity cluster.Identity, generation int) error {
 		files[publicKeyFile(i)] = key
 	}
 	return writeFiles(c.keysDir(generation), files)
+}
+
+// removeOldKeys removes every generation of key files but the current one.
+func (c *Cluster) removeOldKeys() error {
+	generations, err := filepath.Glob(filepath.Join(c.mountDir(), keysDir, "*"))
+	for _, dir := range generations {
+		if dir != c.keysDir(c.generation) {
+			err = errors.Join(err, os.RemoveAll(dir))
+		}
+	}
+	return err
 }
 
 func (c *Cluster) keysDir(generation int) string {

@@ -63,6 +63,8 @@ type Cluster struct {
 	generation int              // of key files; changed by Reconfigure only
 
 	reconfiguring sync.Mutex
+	closed        chan struct{} // closed by Close
+	closeOnce     sync.Once
 }
 
 var (
@@ -78,7 +80,7 @@ func Start(ctx context.Context, config Config) (_ *Cluster, err error) {
 		config.Log = slog.New(slog.DiscardHandler)
 	}
 	config.Log = config.Log.With("cluster", config.Identity.ID)
-	c := &Cluster{config: config, identity: config.Identity}
+	c := &Cluster{config: config, identity: config.Identity, closed: make(chan struct{})}
 	if c.config.Dir, err = filepath.Abs(config.Dir); err != nil {
 		return nil, err
 	}
@@ -274,6 +276,7 @@ func (c *Cluster) Healthy(ctx context.Context) error {
 
 // Close implements cluster.Cluster. It leaves the files and the network.
 func (c *Cluster) Close(ctx context.Context) error {
+	c.closeOnce.Do(func() { close(c.closed) })
 	return removeContainers(ctx, func(found container) bool {
 		return found.cluster == c.name() || found.name == c.probeName()
 	})

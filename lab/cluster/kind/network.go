@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/oidclab/oidclab/lab/problem"
 )
@@ -112,11 +113,32 @@ type container struct {
 }
 
 // removeContainers removes containers, running or not, with their anonymous
-// volumes.
+// volumes. Others may do so at the same time.
 func removeContainers(ctx context.Context, chosen func(container) bool) error {
+	for {
+		ids, err := containers(ctx, chosen)
+		if err != nil || len(ids) == 0 {
+			return err
+		}
+		if _, err = docker(ctx, append([]string{"rm", "--force", "--volumes"}, ids...)...); err == nil {
+			return nil
+		}
+		if !strings.Contains(err.Error(), "already in progress") && !strings.Contains(err.Error(), "No such container") {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(pollInterval):
+		}
+	}
+}
+
+// containers returns the ids of containers, running or not.
+func containers(ctx context.Context, chosen func(container) bool) ([]string, error) {
 	out, err := docker(ctx, "ps", "--all", "--no-trunc", "--format", `{{.ID}},{{.Names}},{{.Label "`+Label+`"}},{{.Label "`+clusterLabel+`"}}`)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var ids []string
 	for line := range strings.Lines(out) {
@@ -124,11 +146,7 @@ func removeContainers(ctx context.Context, chosen func(container) bool) error {
 			ids = append(ids, fields[0])
 		}
 	}
-	if len(ids) == 0 {
-		return nil
-	}
-	_, err = docker(ctx, append([]string{"rm", "--force", "--volumes"}, ids...)...)
-	return err
+	return ids, nil
 }
 
 // removeLabelled removes a lab's volumes or networks.

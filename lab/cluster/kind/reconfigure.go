@@ -17,6 +17,8 @@ import (
 // manifest is the API server's static pod. kubelet restarts it when it changes.
 const manifest = "/etc/kubernetes/manifests/kube-apiserver.yaml"
 
+var errClosed = errors.New("the cluster is closed")
+
 // Reconfigure implements cluster.Reconfigurer: it changes the API server's
 // static pod. A cluster that was started with key files takes no external signer.
 func (c *Cluster) Reconfigure(ctx context.Context, identity cluster.Identity) error {
@@ -30,6 +32,9 @@ func (c *Cluster) Reconfigure(ctx context.Context, identity cluster.Identity) er
 		return fmt.Errorf("cluster %s has no signer at %q mounted; start it with one", identity.ID, identity.SignerSocket)
 	}
 	if err := c.restart(ctx, identity); err != nil {
+		if errors.Is(err, errClosed) {
+			return fmt.Errorf("cluster %s: %w", identity.ID, err)
+		}
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), reconfigureTimeout)
 		defer cancel()
 		if backErr := c.restart(undo, former); backErr != nil {
@@ -46,6 +51,8 @@ func (c *Cluster) Reconfigure(ctx context.Context, identity cluster.Identity) er
 // restart has the API server run with an identity, and waits for it. Key files
 // are a new generation, so that the static pod changes if only they do.
 func (c *Cluster) restart(ctx context.Context, identity cluster.Identity) error {
+	ctx, cancel := c.whileOpen(ctx)
+	defer cancel(nil)
 	c.generation++
 	if err := c.writeKeys(identity, c.generation); err != nil {
 		return err
@@ -73,7 +80,20 @@ func (c *Cluster) restart(ctx context.Context, identity cluster.Identity) error 
 	if err := c.api.CheckIdentity(ctx, identity); err != nil {
 		return err
 	}
-	return os.RemoveAll(c.keysDir(c.generation - 1))
+	return c.removeOldKeys()
+}
+
+// whileOpen returns a context that ends when the cluster is closed, too.
+func (c *Cluster) whileOpen(ctx context.Context) (context.Context, context.CancelCauseFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		select {
+		case <-c.closed:
+			cancel(errClosed)
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
 }
 
 // withArguments returns a static pod of an API server whose identity is made by
