@@ -68,7 +68,7 @@ func (u *user) dir(name string) string { return filepath.Join(u.home, "oidclab",
 // env returns the whole environment of the user's processes. The state
 // directory in it is what they are told apart by.
 func (u *user) env() []string {
-	return []string{"PATH=" + os.Getenv("PATH"), "HOME=" + u.home, "XDG_STATE_HOME=" + u.home, "TMPDIR=" + u.tmp(), "OIDCLAB_ENGINE=embedded"}
+	return []string{"PATH=" + os.Getenv("PATH"), "HOME=" + u.home, "XDG_STATE_HOME=" + u.home, "TMPDIR=" + u.tmp(), "OIDCLAB_ENGINE=embedded", "OIDCLAB_IMAGE=" + os.Getenv("OIDCLAB_IMAGE")}
 }
 
 // result is what came of a run of the binary.
