@@ -80,7 +80,7 @@ func (o Operator) parse() (comparison, error) {
 	case StringNotLike:
 		c.like, c.negated = true, true
 	default:
-		return c, fmt.Errorf("operator %q is not supported; use StringEquals or StringLike, or one made of them with Not, IgnoreCase, IfExists, ForAnyValue: and ForAllValues:", o)
+		return c, fmt.Errorf("operator %q is not supported; use StringEquals or StringLike, of which there are Not, IgnoreCase, IfExists and set operators, too", o)
 	}
 	return c, nil
 }
