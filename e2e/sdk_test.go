@@ -15,16 +15,9 @@ import (
 	"testing"
 	"time"
 
-	googlecredentials "cloud.google.com/go/auth/credentials"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
-	awssdk "github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/config"
-	"github.com/aws/aws-sdk-go-v2/service/s3"
-	"github.com/aws/aws-sdk-go-v2/service/sts"
-	"github.com/stackitcloud/stackit-sdk-go/core/auth"
-	stackitconfig "github.com/stackitcloud/stackit-sdk-go/core/config"
 
 	"github.com/oidclab/oidclab/fixtures"
 	"github.com/oidclab/oidclab/lab"
@@ -32,8 +25,8 @@ import (
 )
 
 // applicationVariable makes the test binary an application that uses a vendor's
-// SDK and knows nothing of the lab. Its value names the SDK; the argument is a
-// URL to fetch.
+// SDK in a way that `oidclab probe` does not, and knows nothing of the lab. Its
+// value names the SDK; the argument is a URL to fetch.
 const applicationVariable = "OIDCLAB_E2E_APPLICATION"
 
 // application prints what it got with the credentials that its SDK found.
@@ -41,8 +34,7 @@ func application() int {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	use := map[string]func(context.Context, string) (string, error){
-		"aws": whoAmI, "s3": readObject, "gcp": fetchAsGoogle, "stackit": fetchAsSTACKIT,
-		"azure": fetchAsAzure, "azure, production": fetchAsAzureByDefault, "azure, token proxy": fetchAsAzureByProxy,
+		"azure, production": fetchAsAzureByDefault, "azure, token proxy": fetchAsAzureByProxy,
 		"oci": readAsServiceUser, "oci, pod": readAsPodOfOKE,
 		"nobody": func(ctx context.Context, url string) (string, error) { return fetch(ctx, http.DefaultClient, url, "") },
 	}[os.Getenv(applicationVariable)]
@@ -53,58 +45,6 @@ func application() int {
 	}
 	fmt.Println(got)
 	return 0
-}
-
-// whoAmI asks AWS, with the default credential chain.
-func whoAmI(ctx context.Context, _ string) (string, error) {
-	cfg, err := config.LoadDefaultConfig(ctx)
-	if err != nil {
-		return "", err
-	}
-	answer, err := sts.NewFromConfig(cfg).GetCallerIdentity(ctx, nil)
-	if err != nil {
-		return "", err
-	}
-	return awssdk.ToString(answer.Arn), nil
-}
-
-// readObject reads the object of S3 whose bucket and key are given, with the
-// default credential chain.
-func readObject(ctx context.Context, path string) (string, error) {
-	cfg, err := config.LoadDefaultConfig(ctx)
-	if err != nil {
-		return "", err
-	}
-	bucket, key, _ := strings.Cut(path, "/")
-	output, err := s3.NewFromConfig(cfg).GetObject(ctx, &s3.GetObjectInput{Bucket: &bucket, Key: &key})
-	if err != nil {
-		return "", err
-	}
-	defer func() { _ = output.Body.Close() }()
-	content, err := io.ReadAll(output.Body)
-	return string(content), err
-}
-
-// fetchAsGoogle uses the application default credentials.
-func fetchAsGoogle(ctx context.Context, url string) (string, error) {
-	found, err := googlecredentials.DetectDefault(&googlecredentials.DetectOptions{Scopes: []string{"https://www.googleapis.com/auth/cloud-platform"}})
-	if err != nil {
-		return "", err
-	}
-	token, err := found.Token(ctx)
-	if err != nil {
-		return "", err
-	}
-	return fetch(ctx, http.DefaultClient, url, token.Value)
-}
-
-// fetchAsAzure uses workload identity against an authority that is not Microsoft's.
-func fetchAsAzure(ctx context.Context, url string) (string, error) {
-	credential, err := azidentity.NewWorkloadIdentityCredential(&azidentity.WorkloadIdentityCredentialOptions{DisableInstanceDiscovery: true})
-	if err != nil {
-		return "", err
-	}
-	return fetchWith(ctx, credential, url)
 }
 
 // fetchAsAzureByProxy uses workload identity by the token proxy of a cluster.
@@ -131,15 +71,6 @@ func fetchWith(ctx context.Context, credential azcore.TokenCredential, url strin
 		return "", err
 	}
 	return fetch(ctx, http.DefaultClient, url, token.Token)
-}
-
-// fetchAsSTACKIT uses the SDK's authenticated transport.
-func fetchAsSTACKIT(ctx context.Context, url string) (string, error) {
-	transport, err := auth.SetupAuth(&stackitconfig.Configuration{})
-	if err != nil {
-		return "", err
-	}
-	return fetch(ctx, &http.Client{Transport: transport}, url, "")
 }
 
 func fetch(ctx context.Context, client *http.Client, url, bearer string) (string, error) {
@@ -176,7 +107,8 @@ func environmentOf(t *testing.T, u *user, party string) []string {
 }
 
 // testSDK runs unmodified applications with nothing in their environment but
-// what `env` prints. Those under the proxy have production settings.
+// what `env` prints: that of `oidclab probe`, and others. Those under the proxy
+// have production settings.
 func testSDK(t *testing.T, u *user, info lab.Info) {
 	self, err := os.Executable()
 	if err != nil {
@@ -186,26 +118,30 @@ func testSDK(t *testing.T, u *user, info lab.Info) {
 	assumed := strings.Replace(strings.Replace(role, ":iam:", ":sts:", 1), ":role/", ":assumed-role/", 1) + "/"
 	const object, project = "/storage/v1/b/demo/o/greeting?alt=media", "/v2/projects/" + fixtures.STACKITProject
 	for _, test := range []struct{ party, sdk, url, want, refusal string }{
-		{"aws", "aws", "-", assumed, "AccessDenied"},
-		{"aws", "s3", "demo/greeting", fixtures.ObjectContent, "AccessDenied"},
-		{"gcp", "gcp", info.GCP.URL + object, fixtures.ObjectContent, "IAM_PERMISSION_DENIED"},
-		{"azure", "azure", info.Azure.Authority + "/demo/greeting", fixtures.ObjectContent, "AADSTS700213"},
+		{"aws", "probe aws", "s3://demo/greeting", assumed, "AccessDenied"},
+		{"gcp", "probe gcp", info.GCP.URL + object, fixtures.ObjectContent, "IAM_PERMISSION_DENIED"},
+		{"azure", "probe azure --disable-instance-discovery", info.Azure.Authority + "/demo/greeting", fixtures.ObjectContent, "AADSTS700213"},
 		{"azure-proxy", "azure, token proxy", info.Azure.Authority + "/demo/greeting", fixtures.ObjectContent, "AADSTS700213"},
-		{"stackit", "stackit", info.STACKIT.URL + project, fixtures.STACKITProject, "does not satisfy the assertions"},
-		{"proxy", "aws", "-", assumed, "AccessDenied"},
-		{"proxy", "s3", "demo/greeting", fixtures.ObjectContent, "AccessDenied"},
-		{"proxy", "gcp", "https://storage.googleapis.com" + object, fixtures.ObjectContent, "IAM_PERMISSION_DENIED"},
+		{"stackit", "probe stackit", info.STACKIT.URL + project, fixtures.STACKITProject, "does not satisfy the assertions"},
+		{"generic", "probe generic", info.Generic.Resource, fixtures.Subject, "invalid_target"},
+		{"proxy", "probe aws", "s3://demo/greeting", assumed, "AccessDenied"},
+		{"proxy", "probe gcp", "https://storage.googleapis.com" + object, fixtures.ObjectContent, "IAM_PERMISSION_DENIED"},
 		{"proxy", "azure, production", "https://demo.blob.core.windows.net/demo/greeting", fixtures.ObjectContent, "AADSTS700213"},
-		{"proxy", "stackit", "https://resource-manager.api.stackit.cloud" + project, fixtures.STACKITProject, "does not satisfy the assertions"},
+		{"proxy", "probe stackit", "https://resource-manager.api.stackit.cloud" + project, fixtures.STACKITProject, "does not satisfy the assertions"},
 	} {
 		t.Run(test.sdk+" for "+test.party, func(t *testing.T) {
-			command := exec.Command(self, test.url)
+			program := []string{self, test.url}
+			if arguments := strings.Fields(test.sdk); arguments[0] == "probe" {
+				program = slices.Concat([]string{binary}, arguments, []string{"--resource", test.url})
+			}
+			command := exec.Command(program[0], program[1:]...)
 			command.Env = append([]string{applicationVariable + "=" + test.sdk}, environmentOf(t, u, test.party)...)
 			if got, err := ask(command); err != nil || !strings.Contains(got, test.want) {
 				t.Errorf("got %q, want %s: %v", got, test.want, err)
 			}
 			// The same application as a service account that nobody trusts.
-			refused := exec.Command(binary, "run", "--name", labName, "--serviceaccount", fixtures.OtherServiceAccount, "--for", test.party, "--", self, test.url)
+			refused := exec.Command(binary, "run", "--name", labName, "--serviceaccount", fixtures.OtherServiceAccount, "--for", test.party, "--")
+			refused.Args = append(refused.Args, program...)
 			refused.Env = append(u.env(), applicationVariable+"="+test.sdk)
 			if got, err := ask(refused); err == nil || !strings.Contains(err.Error(), test.refusal) {
 				t.Errorf("an account that nobody trusts got %q, %v; want %s", got, err, test.refusal)
@@ -253,7 +189,7 @@ func ask(command *exec.Cmd) (string, error) {
 	var stdout, stderr bytes.Buffer
 	command.Stdout, command.Stderr = &stdout, &stderr
 	if err := command.Run(); err != nil {
-		return "", fmt.Errorf("%w: %s", err, stderr.String())
+		return "", fmt.Errorf("%w: %s%s", err, stdout.String(), stderr.String())
 	}
 	return stdout.String(), nil
 }
