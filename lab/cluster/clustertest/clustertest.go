@@ -516,15 +516,25 @@ func (f *fixture) testExpiration(t *testing.T) {
 	if !apierrors.IsInvalid(err) {
 		t.Errorf("one second less: got %v, want it invalid", err)
 	}
+	const pod = "mounts-a-token"
+	if err := f.API().CreatePod(t.Context(), namespace, pod, account); err != nil {
+		t.Fatal(err)
+	}
 	for name, request := range map[string]cluster.TokenRequest{
 		"two days": {Audiences: []string{audience}, Expiration: 2 * cluster.MaxTokenLife},
-		// What every pod mounts by itself. An API server with other flags makes it a year.
-		"kubelet's request for its own API server": {Expiration: 3607 * time.Second},
+		// What kubelet asks for in the name of every pod. By default the API server
+		// makes it a year (storage/token.go in pkg/registry/core/serviceaccount).
+		"a pod's own token": {Expiration: 3607 * time.Second, Pod: pod},
 	} {
-		_, claims := f.verify(t, f.token(t, func(r *cluster.TokenRequest) { r.Audiences, r.Expiration = request.Audiences, request.Expiration }))
+		_, claims := f.verify(t, f.token(t, func(r *cluster.TokenRequest) {
+			r.Audiences, r.Expiration, r.Pod = request.Audiences, request.Expiration, request.Pod
+		}))
 		if got := time.Duration(claims.Expiry-claims.IssuedAt) * time.Second; got > cluster.MaxTokenLife {
 			t.Errorf("%s: got a life of %s, want at most %s", name, got, cluster.MaxTokenLife)
 		}
+	}
+	if err := f.API().DeletePod(t.Context(), namespace, pod); err != nil {
+		t.Error(err)
 	}
 }
 
