@@ -339,7 +339,7 @@ func TestNetworkName(t *testing.T) {
 	if first.network() == second.network() {
 		t.Errorf("labs of two users share the network %s", first.network())
 	}
-	if first.network() != first.network() || !strings.Contains(first.network(), longest) {
+	if !strings.Contains(first.network(), longest) {
 		t.Errorf("got %s", first.network())
 	}
 	if host := first.network() + "-c9-control-plane"; len(host) > 63 {
