@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -20,6 +21,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 
 	"github.com/oidclab/oidclab/lab/sts/internal/ststest"
+	"github.com/oidclab/oidclab/lab/trace"
 )
 
 // The modes of the application: withOption has the one option for which there is
@@ -130,6 +132,68 @@ func TestSDK(t *testing.T) {
 	d.Clock.Advance(time.Hour)
 	if got := d.readAs(t, app); got.Status != http.StatusUnauthorized || !strings.Contains(got.Content, "The token is expired.") {
 		t.Errorf("after it expired: %+v", got)
+	}
+}
+
+// grants returns how many access tokens were granted for a token.
+func (d *directory) grants(token string) int {
+	n := 0
+	for _, e := range d.Trace.Journey(trace.JourneyOf(token)) {
+		if e.Step == "grant" {
+			n++
+		}
+	}
+	return n
+}
+
+// TestSDKAsksForShortTokensEachTime documents that the SDK takes a token that
+// lives for five minutes or less for one that is over: each use asks for another.
+func TestSDKAsksForShortTokensEachTime(t *testing.T) {
+	d := newDirectory(t)
+	const uses = 3
+	for _, test := range []struct {
+		lifetime time.Duration
+		many     bool
+	}{{time.Hour, false}, {200 * time.Second, true}} {
+		d.serve(t, func(c *Config) { c.Lifetime = test.lifetime })
+		token := d.token(t, map[string]any{"jti": test.lifetime.String()})
+		app := d.run(t, token)
+		for range uses {
+			if got := d.readAs(t, app); got.Content != testContent {
+				t.Fatalf("got %+v", got)
+			}
+		}
+		// Once for the application and once for the pipeline, which asks with CAE.
+		if n := d.grants(token); n > 2 != test.many || test.many && n < uses {
+			t.Errorf("%d tokens of %s for %d uses", n, test.lifetime, uses)
+		}
+	}
+}
+
+// TestSDKKeepsAssertion documents that the SDK reads the token file once in ten
+// minutes, although Kubernetes may have it replaced after eight: it goes on to
+// send an assertion that has expired.
+func TestSDKKeepsAssertion(t *testing.T) {
+	d := newDirectory(t)
+	d.serve(t, func(c *Config) { c.Lifetime = 200 * time.Second }) // so that each use needs another one
+	first := d.token(t, nil)
+	app := d.run(t, first)
+	if got := d.readAs(t, app); got.Content != testContent {
+		t.Fatalf("control: %+v", got)
+	}
+	d.Clock.Advance(20 * time.Minute) // the service's clock; for the SDK it is a moment
+	second := d.token(t, map[string]any{"jti": "second"})
+	if err := os.WriteFile(app.Token, []byte(second), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := d.readAs(t, app); got.Status != http.StatusUnauthorized || !strings.Contains(got.Error, "AADSTS700024") {
+		t.Errorf("with a fresh token in the file: %+v", got)
+	}
+	if n := d.grants(second); n != 0 {
+		t.Errorf("%d tokens for the fresh one", n)
+	}
+	if got := d.readAs(t, d.run(t, second)); got.Content != testContent {
+		t.Errorf("control: another process with that file: %+v", got)
 	}
 }
 
