@@ -26,7 +26,9 @@ func (a *app) runCommand() *cobra.Command {
 		Long: `Run a command on this machine as if it were the container of a pod: with the
 environment that a pod identity webhook would set, and a token file of the service
 account that the lab renews at 80 % of its life. It is a process of this machine,
-not a pod: it shares files, network and user with it.`,
+not a pod: it shares files, network and user with it, and its token is bound to
+the service account alone. What is bound to a pod, a pod has, on either engine:
+see oidclab manifests.`,
 		Example: `  oidclab run --for aws -- aws sts get-caller-identity
   oidclab run --serviceaccount other --for aws -- ./my-program    whom nobody trusts`,
 		Args: func(cmd *cobra.Command, args []string) error {

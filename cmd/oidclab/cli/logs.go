@@ -3,6 +3,7 @@ package cli
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -12,20 +13,33 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/oidclab/oidclab/lab"
+	"github.com/oidclab/oidclab/lab/cluster"
+	"github.com/oidclab/oidclab/lab/control"
 	"github.com/oidclab/oidclab/lab/problem"
 )
 
 func (a *app) logsCommand() *cobra.Command {
 	var follow bool
+	var pod, clusterID string
 	cmd := &cobra.Command{
 		Use:   "logs [COMPONENT]",
-		Short: "Show the logs of the supervisor and its components",
+		Short: "Show the logs of the supervisor, of its components, or of a pod",
 		Example: `  oidclab logs                       all, one after the other
   oidclab logs c1/kube-apiserver     one component
-  oidclab logs supervisor --follow`,
+  oidclab logs supervisor --follow
+  oidclab logs --pod demo/probe-aws-x7k2p`,
 		Args: between(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if pod != "" {
+				if len(args) > 0 {
+					return problem.New(problem.Usage, cmd.CommandPath()+" --help", "either --pod or a component, not both")
+				}
+				return a.showPodLog(cmd.Context(), clusterID, pod, follow)
+			}
 			dir, err := a.state()
 			if err != nil {
 				return err
@@ -56,7 +70,46 @@ func (a *app) logsCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on until interrupted")
+	cmd.Flags().StringVar(&pod, "pod", "", "`namespace/name` of a pod, or namespace/name/container, as kubectl logs shows it")
+	clusterFlag(cmd, &clusterID)
 	return cmd
+}
+
+// showPodLog shows what a pod has written, and with follow what it will write.
+func (a *app) showPodLog(ctx context.Context, clusterID, pod string, follow bool) error {
+	parts := strings.Split(pod, "/")
+	if len(parts) == 2 {
+		parts = append(parts, "") // its only container
+	}
+	if len(parts) != 3 || parts[0] == "" || parts[1] == "" {
+		return problem.New(problem.Usage, "oidclab logs --help", "--pod %q is not namespace/name or namespace/name/container", pod)
+	}
+	return a.withLab(ctx, func(ctx context.Context, _ *control.Client, status lab.Status) error {
+		found, err := findCluster(status.Info, clusterID)
+		if err != nil {
+			return err
+		}
+		config, err := clientcmd.BuildConfigFromFlags("", found.Kubeconfig)
+		if err != nil {
+			return err
+		}
+		api, err := cluster.NewAPI(config)
+		if err != nil {
+			return err
+		}
+		stream, err := api.PodLogStream(ctx, parts[0], parts[1], parts[2], follow)
+		if err != nil {
+			if apierrors.IsNotFound(err) || apierrors.IsBadRequest(err) {
+				return problem.New(problem.Usage, "kubectl get pods -A, with the kubeconfig that `oidclab status` shows", "%w", err)
+			}
+			return err
+		}
+		_, err = io.Copy(a.Out, stream)
+		if err = errors.Join(err, stream.Close()); follow && ctx.Err() != nil {
+			return nil
+		}
+		return err
+	})
 }
 
 // logs returns the lab's log files by component, such as "supervisor" or "c1/etcd".
@@ -68,6 +121,9 @@ func (d stateDir) logs() (map[string]string, error) {
 				return nil
 			}
 			return err
+		}
+		if entry.IsDir() && entry.Name() == "pods" { // see --pod
+			return filepath.SkipDir
 		}
 		name, isLog := strings.CutSuffix(entry.Name(), ".log")
 		if !isLog || entry.IsDir() {
