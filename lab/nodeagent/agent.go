@@ -308,7 +308,7 @@ func dirName(pod *corev1.Pod) string {
 	return pod.Namespace + "_" + pod.Name + "_" + string(pod.UID)
 }
 
-// certificate returns the server's certificate, and demands one of its clients.
+// tls has the server show its certificate, and demand one of its clients.
 func (o options) tls() (*tls.Config, error) {
 	certificate, err := tls.LoadX509KeyPair(o.certFile, o.keyFile)
 	if err != nil {
