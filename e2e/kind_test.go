@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -43,30 +44,58 @@ func needKind(t testing.TB, u *user) {
 	t.Skip("the kind engine can't work here: ", strings.Join(missing, "; "))
 }
 
-// dockerObjects returns the containers, networks and volumes of Docker.
-func dockerObjects(t testing.TB) []string {
+// docker returns what a docker command prints, by words.
+func docker(t testing.TB, args ...string) []string {
 	t.Helper()
-	var all []string
-	for _, args := range [][]string{
-		{"ps", "--all", "--format", "container {{.Names}}"},
-		{"network", "ls", "--format", "network {{.Name}}"},
-		{"volume", "ls", "--format", "volume {{.Name}}"},
-	} {
-		out, err := exec.Command("docker", args...).Output()
-		if err != nil {
-			t.Fatalf("docker %s: %v", args[0], err)
-		}
-		for line := range strings.Lines(string(out)) {
-			all = append(all, strings.TrimSpace(line))
-		}
+	out, err := exec.Command("docker", args...).Output()
+	if err != nil {
+		t.Fatalf("docker %q: %v", args, err)
 	}
-	return all
+	return strings.Fields(string(out))
 }
 
-// newObjects returns what of Docker was not there before.
-func newObjects(t testing.TB, before []string) []string {
+// inDocker is what a lab has in Docker, where others have things too.
+type inDocker struct {
+	network string
+	volumes []string // of all containers ever seen
+}
+
+// newInDocker returns that of a lab that is up or about to be.
+func (u *user) newInDocker(t testing.TB) *inDocker {
 	t.Helper()
-	return slices.DeleteFunc(dockerObjects(t), func(o string) bool { return slices.Contains(before, o) })
+	network, err := os.ReadFile(filepath.Join(u.dir(labName), "containers"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &inDocker{network: strings.TrimSpace(string(network))}
+}
+
+// objects returns the names of containers, networks and volumes that are there.
+func (d *inDocker) objects(t testing.TB) []string {
+	t.Helper()
+	containers := docker(t, "ps", "--all", "--filter", "name=^"+d.network, "--format", "{{.Names}}")
+	for _, container := range containers {
+		d.volumes = append(d.volumes, docker(t, "inspect", "--format", "{{range .Mounts}}{{.Name}} {{end}}", container)...)
+	}
+	networks := docker(t, "network", "ls", "--filter", "name=^"+d.network, "--format", "{{.Name}}")
+	volumes := slices.DeleteFunc(docker(t, "volume", "ls", "--quiet"), func(v string) bool { return !slices.Contains(d.volumes, v) })
+	return slices.Concat(containers, networks, volumes)
+}
+
+// there fails the test unless there is a node, its volume and its network.
+func (d *inDocker) there(t testing.TB) {
+	t.Helper()
+	if objects := d.objects(t); len(objects) < 3 {
+		t.Errorf("control: a node, its volume and its network are not there: %q", objects)
+	}
+}
+
+// gone fails the test if anything is left.
+func (d *inDocker) gone(t testing.TB) {
+	t.Helper()
+	if objects := d.objects(t); len(objects) > 0 {
+		t.Errorf("left behind: %q", objects)
+	}
 }
 
 // TestKind is the life of a lab whose cluster has a node: it does what others
@@ -74,18 +103,10 @@ func newObjects(t testing.TB, before []string) []string {
 func TestKind(t *testing.T) {
 	u := newUser(t)
 	needKind(t, u)
-	before := dockerObjects(t)
-	t.Cleanup(func() {
-		u.start(t, "", "down", "--name", labName).wait(t, kindLimit)
-		if left := newObjects(t, before); len(left) > 0 {
-			t.Errorf("left behind: %q", left)
-		}
-	})
-
+	t.Cleanup(func() { u.start(t, "", "down", "--name", labName).wait(t, kindLimit) })
 	info := u.upKind(t)
-	if left := newObjects(t, before); len(left) < 3 {
-		t.Errorf("control: a node, its volume and its network are not there: %q", left)
-	}
+	traces := u.newInDocker(t)
+	traces.there(t)
 	front, err := url.Parse(info.Front)
 	if err != nil || front.Hostname() == "127.0.0.1" {
 		t.Errorf("the front is at %s (%v), where no pod reaches it", info.Front, err)
@@ -99,18 +120,15 @@ func TestKind(t *testing.T) {
 
 	t.Run("supervisor killed, then up", func(t *testing.T) {
 		u.killLab(t)
-		if left := newObjects(t, before); len(left) < 3 {
-			t.Errorf("control: the kill has cleaned up: %q", left)
-		}
+		traces.there(t)
 		u.upKind(t)
+		traces.there(t)
 		u.run(t, "exchange", "aws", "--name", labName).want(t, 0)
 	})
 	t.Run("supervisor killed, then down", func(t *testing.T) {
 		u.killLab(t)
 		u.start(t, "", "down", "--name", labName).wait(t, kindLimit).want(t, 0)
-		if left := newObjects(t, before); len(left) > 0 {
-			t.Errorf("left behind: %q", left)
-		}
+		traces.gone(t)
 		u.run(t, "down", "--name", labName).want(t, 0, "nothing to remove")
 	})
 	t.Run("interrupted", func(t *testing.T) {
@@ -119,7 +137,7 @@ func TestKind(t *testing.T) {
 			if up.ended() {
 				return fmt.Errorf("up has ended: %s", up.result)
 			}
-			if !slices.ContainsFunc(newObjects(t, before), func(o string) bool { return strings.HasSuffix(o, "-control-plane") }) {
+			if !slices.ContainsFunc(traces.objects(t), func(o string) bool { return strings.HasSuffix(o, "-control-plane") }) {
 				return errors.New("there is no node")
 			}
 			return nil
@@ -128,9 +146,7 @@ func TestKind(t *testing.T) {
 			t.Fatal(err)
 		}
 		up.wait(t, kindLimit).want(t, int(problem.Interrupted))
-		if left := newObjects(t, before); len(left) > 0 {
-			t.Errorf("left behind: %q", left)
-		}
+		traces.gone(t)
 	})
 }
 
