@@ -26,13 +26,7 @@ func (m *member) startCluster(l *Lab) func(context.Context, *undo) (string, erro
 		}
 		m.cluster = started
 		u.add("cluster "+m.id, started.Close)
-		for _, account := range []string{fixtures.ServiceAccount, fixtures.OtherServiceAccount} {
-			if err := started.API().EnsureServiceAccount(ctx, fixtures.Namespace, account); err != nil {
-				return "", err
-			}
-		}
-		// What pods verify the lab's servers with.
-		if err := started.API().EnsureConfigMap(ctx, fixtures.Namespace, fixtures.CAConfigMap, map[string]string{fixtures.CAKey: string(l.ca.CertPEM())}); err != nil {
+		if err := l.furnish(ctx, m); err != nil {
 			return "", err
 		}
 		kubeconfig := filepath.Join(m.dir, "kubeconfig")
@@ -42,6 +36,17 @@ func (m *member) startCluster(l *Lab) func(context.Context, *undo) (string, erro
 		l.front.Publish(m.id, documents{started.API()})
 		return m.issuer, nil
 	}
+}
+
+// furnish makes what scenarios and users find in every cluster.
+func (l *Lab) furnish(ctx context.Context, m *member) error {
+	for _, account := range []string{fixtures.ServiceAccount, fixtures.OtherServiceAccount} {
+		if err := m.cluster.API().EnsureServiceAccount(ctx, fixtures.Namespace, account); err != nil {
+			return err
+		}
+	}
+	// What pods verify the lab's servers with.
+	return m.cluster.API().EnsureConfigMap(ctx, fixtures.Namespace, fixtures.CAConfigMap, map[string]string{fixtures.CAKey: string(l.ca.CertPEM())})
 }
 
 // startEngine starts a cluster on the lab's engine.

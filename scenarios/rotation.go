@@ -35,6 +35,7 @@ func rotation() []Scenario {
 		{Name: "rotation: a key that signs before consumers can know it", Labels: []string{"rotation"}, Run: signsTooEarly},
 		{Name: "rotation: a key that is removed while its tokens live", Labels: []string{"rotation"}, Run: removedTooEarly},
 		{Name: "rotation: the API server signs with key files, and is restarted for each change", Labels: []string{"rotation"}, Needs: []Need{StaticSigner}, Run: restartedForKeys},
+		{Name: "rotation: a cluster made anew under the same issuer URL", Labels: []string{"rotation"}, Needs: []Need{Recreation}, Run: clusterRecreated},
 		{Name: "issuer: enabled later on a running cluster", Labels: []string{"rotation", "issuer"}, Run: issuerEnabledLater},
 	}
 }
@@ -43,6 +44,14 @@ func rotation() []Scenario {
 var StaticSigner = Need{"static signer", func(info lab.Info) string {
 	if info.Signer != lab.Static {
 		return "the lab signs for its API servers, which need no restart: oidclab up --signer static"
+	}
+	return ""
+}}
+
+// Recreation is a lab whose clusters can be made anew at the same address.
+var Recreation = Need{"recreation", func(info lab.Info) string {
+	if info.Engine != lab.Embedded {
+		return "clusters of the " + info.Engine + " engine do not come back at the same address: oidclab up --engine embedded"
 	}
 	return ""
 }}
@@ -265,6 +274,12 @@ func removedTooEarly(ctx context.Context, s *Session) {
 		return err
 	}).Should(Succeed())
 
+	s.keysGone(ctx, all, old, fresh)
+}
+
+// keysGone is how parties follow when the key of old tokens is published no
+// longer, and that of fresh ones is new.
+func (s *Session) keysGone(ctx context.Context, all []Party, old, fresh map[string]string) {
 	for _, p := range all {
 		if p.Online {
 			s.Refused(ctx, p, old[p.Name], Expectation{Status: 403}, "the cluster does not know the key any more")
@@ -294,6 +309,23 @@ func removedTooEarly(ctx context.Context, s *Session) {
 		s.Accepted(ctx, p, fresh[p.Name], "its keys are too old now")
 		s.Refused(ctx, p, old[p.Name], p.answers(sts.KeyUnknown), "its keys were replaced")
 	}
+}
+
+// clusterRecreated is a cluster that is made anew: its issuer URL stays, which is
+// what trust is bound to, and all its keys are others at once.
+func clusterRecreated(ctx context.Context, s *Session) {
+	all := s.present(parties)
+	s.warm(ctx, all)
+	old := s.tokensFor(ctx, all, longLife)
+	s.allAccept(ctx, all, old, "control: the former cluster")
+	before := s.claims(old[genericParty.Name])
+	_, err := s.Lab.RecreateCluster(ctx, s.Cluster().ID)
+	s.Must(err)
+	fresh := s.tokensFor(ctx, all, longLife)
+	after := s.claims(fresh[genericParty.Name])
+	s.Expect([]string{after.Iss, after.Sub}).To(Equal([]string{before.Iss, before.Sub}))
+	s.Expect(after.Kubernetes.ServiceAccount.UID).NotTo(Equal(before.Kubernetes.ServiceAccount.UID), "the account of another cluster")
+	s.keysGone(ctx, all, old, fresh)
 }
 
 // restartedForKeys shows that with key files the lab knows a bound for the last

@@ -55,3 +55,12 @@ type Reconfigurer interface {
 	// the error says so, and Reconfigure may be called again.
 	Reconfigure(ctx context.Context, identity Identity) error
 }
+
+// Recreator is implemented by clusters that can be made anew at the same address
+// and with the same administrator.
+type Recreator interface {
+	// Recreate makes the cluster anew with the identity that it has: nothing of
+	// its objects stays. After an error it may not serve; Recreate may be called
+	// again.
+	Recreate(ctx context.Context) error
+}

@@ -104,6 +104,9 @@ func Handler(l *lab.Lab, stop func()) http.Handler {
 		issuer, err := l.SetPublicIssuer(ctx, r.Cluster, r.Public)
 		return issuerAnswer{issuer}, err
 	}))
+	mux.HandleFunc("POST /v1/cluster/recreate", post(func(ctx context.Context, r keyRequest) (lab.KeyInfo, error) {
+		return l.RecreateCluster(ctx, r.Cluster)
+	}))
 	mux.HandleFunc("GET /v1/clock", func(w http.ResponseWriter, _ *http.Request) { answer(w, l.Clock.State(), nil) })
 	mux.HandleFunc("POST /v1/clock/advance", post(func(_ context.Context, r clockRequest) (clock.State, error) {
 		return l.Clock.Advance(r.By), nil
@@ -262,6 +265,12 @@ func (c *Client) AbandonRotation(ctx context.Context, cluster string) (lab.Rotat
 func (c *Client) SetPublicIssuer(ctx context.Context, cluster string, public bool) (string, error) {
 	a, err := call[issuerAnswer](ctx, c, http.MethodPost, "/v1/cluster/issuer", issuerRequest{Cluster: cluster, Public: public})
 	return a.Issuer, err
+}
+
+// RecreateCluster makes a cluster anew under the same issuer URL, and returns its
+// new signing key.
+func (c *Client) RecreateCluster(ctx context.Context, cluster string) (lab.KeyInfo, error) {
+	return call[lab.KeyInfo](ctx, c, http.MethodPost, "/v1/cluster/recreate", keyRequest{Cluster: cluster})
 }
 
 // Clock returns what the lab clock shows.

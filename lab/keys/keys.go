@@ -160,6 +160,22 @@ func (s *Set) Remove(id string) (Key, error) {
 	})
 }
 
+// Replace removes every key and has a new one sign at once, as when a cluster is
+// made anew.
+func (s *Set) Replace() (Key, error) {
+	added, err := newEntry(s.algorithm)
+	if err != nil {
+		return Key{}, err
+	}
+	added.State = Signing
+	return s.change(func(keys []*entry) ([]*entry, *entry, error) {
+		for _, e := range keys {
+			e.private, e.State = nil, Removed
+		}
+		return append(keys, added), added, nil
+	})
+}
+
 // change makes a change of states on copies, installs the result, and only then
 // makes it the set's own. It returns the key that edit names.
 func (s *Set) change(edit func([]*entry) ([]*entry, *entry, error)) (Key, error) {

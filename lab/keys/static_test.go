@@ -180,3 +180,26 @@ func TestLastExpiryOfStaticKeys(t *testing.T) {
 		t.Errorf("still signing: got %s, want %s", all[1].LastExpiry, want)
 	}
 }
+
+// A replaced set has one key, and none of the former ones is published, signs or
+// can be forged with.
+func TestReplace(t *testing.T) {
+	set, _, installed := newStatic(t)
+	old := set.Current().ID
+	if _, err := set.Publish(); err != nil {
+		t.Fatal(err)
+	}
+	next, err := set.Replace()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := statesOf(set.Keys()); !slices.Equal(got, []keys.State{keys.Removed, keys.Removed, keys.Signing}) {
+		t.Errorf("got %v, want only the new key left, signing", got)
+	}
+	if got := publics(t, installed.files); !slices.Equal(got, []string{next.ID}) || signer(t, installed.files) != next.ID {
+		t.Errorf("installed %v, signing with %s, want %s alone", got, signer(t, installed.files), next.ID)
+	}
+	if _, err := set.Forge(keys.Forgery{Claims: map[string]any{}, KeyID: old}); err == nil {
+		t.Error("the private part of a former key is still there")
+	}
+}

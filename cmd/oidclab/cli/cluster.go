@@ -11,7 +11,7 @@ import (
 )
 
 func (a *app) clusterCommand() *cobra.Command {
-	return group("cluster", "Change a running cluster, as its owner would", a.clusterIssuerCommand())
+	return group("cluster", "Change a running cluster, as its owner would", a.clusterIssuerCommand(), a.clusterRecreateCommand())
 }
 
 func (a *app) clusterIssuerCommand() *cobra.Command {
@@ -38,6 +38,30 @@ public one only.`,
 					return err
 				}
 				a.printf("%s\n", issuer)
+				return nil
+			})
+		},
+	}
+	clusterFlag(cmd, &clusterID)
+	return cmd
+}
+
+func (a *app) clusterRecreateCommand() *cobra.Command {
+	var clusterID string
+	cmd := &cobra.Command{
+		Use: "recreate", Short: "Make a cluster anew under the same issuer URL, with other keys",
+		Long: `Make a cluster anew under the same issuer URL: its objects are gone, and one new
+key signs. Trust is bound to the URL, so relying parties follow, but each only when
+its key cache lets it. Only on the embedded engine: kind's clusters do not come back
+at the same address.`,
+		Args: exactly(0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.withLab(cmd.Context(), func(ctx context.Context, client *control.Client, _ lab.Status) error {
+				key, err := client.RecreateCluster(ctx, clusterID)
+				if err != nil {
+					return err
+				}
+				a.printf("%s is %s\n", key.ID, key.State)
 				return nil
 			})
 		},

@@ -108,6 +108,7 @@ func (f *fixture) run(t *testing.T) {
 		{"rotation", (*fixture).testRotation},
 		{"issuers", (*fixture).testIssuers},
 		{"identity that cannot be served", (*fixture).testBadIdentity},
+		{"recreation", (*fixture).testRecreation},
 		{"API server killed", func(f *fixture, t *testing.T) { f.testKilled(t, "kube-apiserver") }},
 		{"etcd killed", func(f *fixture, t *testing.T) { f.testKilled(t, "etcd") }},
 	} {
@@ -780,6 +781,38 @@ func (f *fixture) testBadIdentity(t *testing.T) {
 		t.Errorf("token from before: %v", err)
 	}
 	f.verify(t, f.token(t, nil))
+}
+
+// testRecreation makes the cluster anew, and expects nothing of it to be left
+// but its address, its identity and its administrator.
+func (f *fixture) testRecreation(t *testing.T) {
+	recreator, ok := f.Cluster.(cluster.Recreator)
+	if !ok {
+		t.Skip("recreation: the engine cannot make a cluster anew at its address")
+	}
+	host, old := f.API().Config().Host, f.token(t, nil)
+	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
+	defer cancel()
+	if err := recreator.Recreate(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Healthy(t.Context()); err != nil {
+		t.Error(err)
+	}
+	f.testIssuer(t)
+	if _, err := f.API().Kubernetes().CoreV1().Namespaces().Get(t.Context(), namespace, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("the namespace is still there (%v)", err)
+	}
+	if err := f.API().EnsureServiceAccount(t.Context(), namespace, account); err != nil {
+		t.Fatal(err)
+	}
+	f.refused(t, old) // of the same key, but of an account that is gone
+	if err := f.reviewed(t, f.token(t, nil), audience); err != nil {
+		t.Errorf("control: a token of the new account: %v", err)
+	}
+	if got := f.API().Config().Host; got != host {
+		t.Errorf("the API server moved from %s to %s", host, got)
+	}
 }
 
 // testKilled kills a component and expects it back with its data.

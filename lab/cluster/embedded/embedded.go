@@ -64,6 +64,7 @@ type component struct {
 var (
 	_ cluster.Cluster      = (*Cluster)(nil)
 	_ cluster.Reconfigurer = (*Cluster)(nil)
+	_ cluster.Recreator    = (*Cluster)(nil)
 )
 
 // Start starts a cluster and waits until its API server is ready and its
@@ -93,22 +94,26 @@ func Start(ctx context.Context, config Config) (_ *Cluster, err error) {
 	if c.api, err = cluster.NewAPI(credentials.admin); err != nil {
 		return nil, err
 	}
-
-	// The API server waits for etcd by itself.
-	start, startCtx := errgroup.WithContext(ctx)
-	start.Go(func() error { return c.etcd.start(startCtx, c.etcdSpec()) })
-	start.Go(func() error { return c.serveAs(startCtx, config.Identity) })
-	if err := start.Wait(); err != nil {
-		return nil, err
-	}
-	// Not earlier: it looks for a healthy API server once a second only.
-	if err := c.controllerManager.start(ctx, c.controllerManagerSpec()); err != nil {
-		return nil, err
-	}
-	if err := c.nodeAgent.start(ctx, c.nodeAgentSpec()); err != nil {
+	if err := c.run(ctx, config.Identity); err != nil {
 		return nil, err
 	}
 	return c, nil
+}
+
+// run starts all components and waits until they are ready. None must be running.
+func (c *Cluster) run(ctx context.Context, identity cluster.Identity) error {
+	// The API server waits for etcd by itself.
+	start, startCtx := errgroup.WithContext(ctx)
+	start.Go(func() error { return c.etcd.start(startCtx, c.etcdSpec()) })
+	start.Go(func() error { return c.serveAs(startCtx, identity) })
+	if err := start.Wait(); err != nil {
+		return err
+	}
+	// Not earlier: it looks for a healthy API server once a second only.
+	if err := c.controllerManager.start(ctx, c.controllerManagerSpec()); err != nil {
+		return err
+	}
+	return c.nodeAgent.start(ctx, c.nodeAgentSpec())
 }
 
 func (c *Cluster) listen() (err error) {
@@ -164,9 +169,8 @@ func (c *Cluster) Reconfigure(ctx context.Context, identity cluster.Identity) (e
 }
 
 func (c *Cluster) restartAs(ctx context.Context, identity cluster.Identity) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	defer context.AfterFunc(c.closing, func() { cancel(errors.New("the cluster is being closed")) })()
+	ctx, cancel := c.untilClose(ctx)
+	defer cancel()
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -174,6 +178,39 @@ func (c *Cluster) restartAs(ctx context.Context, identity cluster.Identity) erro
 		return err
 	}
 	return c.serveAs(ctx, identity)
+}
+
+// untilClose returns a context that ends with ctx, and when Close is called.
+func (c *Cluster) untilClose(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(c.closing, func() { cancel(errors.New("the cluster is being closed")) })
+	if c.closing.Err() != nil {
+		cancel(errors.New("the cluster is closed"))
+	}
+	return ctx, func() { stop(); cancel(nil) }
+}
+
+// Recreate implements cluster.Recreator.
+func (c *Cluster) Recreate(ctx context.Context) (err error) {
+	c.reconfiguring.Lock()
+	defer c.reconfiguring.Unlock()
+	ctx, cancel := c.untilClose(ctx)
+	defer cancel()
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("cluster %s: %w", c.Identity().ID, err)
+		}
+	}()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err := c.stop(ctx); err != nil {
+		return err
+	}
+	if err := c.files.removeData(); err != nil {
+		return err
+	}
+	return c.run(ctx, c.Identity())
 }
 
 // Identity implements cluster.Cluster.
@@ -216,6 +253,17 @@ func (c *Cluster) Close(ctx context.Context) error {
 	c.close()
 	c.reconfiguring.Lock() // waits for a restart, which ends now
 	defer c.reconfiguring.Unlock()
+	err := c.stop(ctx)
+	c.closeOnce.Do(func() {
+		if c.listener != nil {
+			_ = c.listener.Close() // nothing is written to a listener
+		}
+	})
+	return err
+}
+
+// stop ends all components: etcd last, which the others need to the end.
+func (c *Cluster) stop(ctx context.Context) error {
 	var clients sync.WaitGroup
 	var errs [4]error
 	clients.Go(func() { errs[0] = c.nodeAgent.stop(ctx) })
@@ -223,11 +271,6 @@ func (c *Cluster) Close(ctx context.Context) error {
 	clients.Go(func() { errs[2] = c.apiServer.stop(ctx) })
 	clients.Wait()
 	errs[3] = c.etcd.stop(ctx)
-	c.closeOnce.Do(func() {
-		if c.listener != nil {
-			_ = c.listener.Close() // nothing is written to a listener
-		}
-	})
 	return errors.Join(errs[:]...)
 }
 

@@ -147,6 +147,11 @@ func (f files) write(config Config, port int) (credentials, error) {
 	}, nil
 }
 
+// removeData removes the cluster's objects, and what its pods left.
+func (f files) removeData() error {
+	return errors.Join(os.RemoveAll(filepath.Join(f.dir, etcdData)), os.RemoveAll(filepath.Join(f.dir, podsDir)))
+}
+
 // writeKeys writes the key files of an API server that signs by itself, and
 // leaves no others; nil means that it does not.
 func (f files) writeKeys(keyFiles *keys.Files) error {

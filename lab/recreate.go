@@ -1,0 +1,87 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/oidclab/oidclab/lab/cluster"
+	"github.com/oidclab/oidclab/lab/problem"
+)
+
+// RecreateCluster makes a cluster anew under the same issuer URL, and returns its
+// new signing key: no key and no object of the former one stays, but for objects
+// that the lab makes itself. Relying parties are told nothing.
+func (l *Lab) RecreateCluster(ctx context.Context, id string) (KeyInfo, error) {
+	m, err := l.member(id)
+	if err != nil {
+		return KeyInfo{}, err
+	}
+	recreator, ok := m.cluster.(cluster.Recreator)
+	if !ok {
+		return KeyInfo{}, problem.New(problem.Usage, "oidclab up --engine "+Embedded, "the %s engine cannot make a cluster anew at its address", l.spec.Engine)
+	}
+	m.rotating.Lock()
+	defer m.rotating.Unlock()
+	former := m.keys.Current().ID
+	if err := l.recreate(ctx, m, recreator); err != nil {
+		return KeyInfo{}, problem.New(problem.NotReady, "oidclab cluster recreate, again, or oidclab logs", "cluster %s was not made anew: %w", m.id, err)
+	}
+	if err := l.awaitKey(ctx, m, former, false); err != nil {
+		return KeyInfo{}, err
+	}
+	key := m.keys.Current()
+	return l.keyInfo(key), l.awaitKey(ctx, m, key.ID, true)
+}
+
+func (l *Lab) recreate(ctx context.Context, m *member, recreator cluster.Recreator) error {
+	ctx, cancel := context.WithTimeout(ctx, restartTimeout)
+	defer cancel()
+	webhooks, err := m.cluster.API().Kubernetes().AdmissionregistrationV1().MutatingWebhookConfigurations().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	l.front.Withdraw(m.id)
+	l.front.Announce(m.id) // requests wait until it is there again
+	m.rotation = nil
+	if err := recreator.Recreate(ctx); err != nil {
+		return err
+	}
+	if _, err := m.keys.Replace(); err != nil {
+		return err
+	}
+	if err := l.furnish(ctx, m); err != nil {
+		return err
+	}
+	for _, w := range webhooks.Items {
+		w.ObjectMeta = metav1.ObjectMeta{Name: w.Name, Labels: w.Labels, Annotations: w.Annotations}
+		if _, err := m.cluster.API().Kubernetes().AdmissionregistrationV1().MutatingWebhookConfigurations().Create(ctx, &w, metav1.CreateOptions{}); err != nil {
+			return fmt.Errorf("webhook %s: %w", w.Name, err)
+		}
+	}
+	if others := l.others(m); len(others) > 0 {
+		if err := m.greet(ctx, others); err != nil {
+			return err
+		}
+	}
+	if err := l.renewReviewer(ctx, m); err != nil {
+		return err
+	}
+	l.front.Publish(m.id, documents{m.cluster.API()})
+	l.tokenFiles.expire(m.id)
+	return nil
+}
+
+// expire has the files with tokens of a cluster renewed at the next look.
+func (f *tokenFiles) expire(cluster string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for path, file := range f.files {
+		if file.request.Cluster == cluster {
+			file.renewAt = time.Time{}
+			f.files[path] = file
+		}
+	}
+}
