@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/oidclab/oidclab/lab"
 	"github.com/oidclab/oidclab/lab/problem"
 )
@@ -113,6 +115,19 @@ func TestKind(t *testing.T) {
 	}
 	u.start(t, "", "up", "--engine", "kind", "--name", labName).wait(t, kindLimit).want(t, 0, "up already")
 	u.run(t, "up", "--engine", "embedded", "--name", labName).want(t, int(problem.Conflict), "kind engine")
+	cluster := kubernetesClient(t, info.Clusters[0])
+	ca, err := cluster.CoreV1().ConfigMaps("demo").Get(t.Context(), "oidclab-ca", metav1.GetOptions{})
+	if want, readErr := os.ReadFile(info.CAFile); err != nil || readErr != nil || ca.Data["ca.crt"] != string(want) {
+		t.Errorf("the CA for pods: %v (%v, %v)", ca.Data, err, readErr)
+	}
+	// It is ready once it has reached the API server, as a pod does.
+	mustAwait(t, kindLimit, "DNS", func() error {
+		dns, err := cluster.AppsV1().Deployments("kube-system").Get(t.Context(), "coredns", metav1.GetOptions{})
+		if err == nil && dns.Status.AvailableReplicas == 0 {
+			err = fmt.Errorf("CoreDNS is not available: %+v", dns.Status.Conditions)
+		}
+		return err
+	})
 	for _, party := range []string{"aws", "generic"} {
 		u.run(t, "exchange", party, "--name", labName).want(t, 0)
 	}
