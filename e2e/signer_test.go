@@ -142,7 +142,7 @@ func TestStaticSignerScenarios(t *testing.T) {
 			t.Errorf("%s: %s: %s\nat %s\n%s", result.Name, result.State, result.Reason, result.Location, journeys(result.Journeys))
 		}
 	}
-	if summary.Passed < 6 {
+	if summary.Passed < 7 {
 		t.Errorf("%d scenarios passed only", summary.Passed)
 	}
 	run.want(t, 0)
