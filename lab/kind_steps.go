@@ -36,11 +36,15 @@ func (l *Lab) startKind(ctx context.Context, m *member, identity cluster.Identit
 	if err != nil {
 		return nil, err
 	}
-	return kind.Start(ctx, kind.Config{
+	config := kind.Config{
 		Identity: identity, Dir: m.dir, Image: l.spec.Image, Network: l.spec.Network, Address: address,
 		Reach: []string{front.Host}, Trusts: l.trusted(m), Plain: madeHere(l.spec.Image), Log: l.spec.Log,
 		Observe: func(phase string) { l.observe(StepEvent{Name: m.step(), Detail: phase}) },
-	})
+	}
+	if l.info.WorkloadImage != "" {
+		config.Images = func(w io.Writer) error { return images.WriteWorkload(w, l.info.WorkloadImage, l.spec.Command[0]) }
+	}
+	return kind.Start(ctx, config)
 }
 
 // madeHere says whether a node image was made by package images, which can't make
@@ -49,13 +53,4 @@ func madeHere(image string) bool {
 	made, _ := images.NodeRef()
 	repository, _, _ := strings.Cut(made, ":")
 	return strings.HasPrefix(image, repository+":")
-}
-
-// importWorkload gives a cluster's node the workload image.
-func (m *member) importWorkload(l *Lab) func(context.Context, *undo) (string, error) {
-	return func(ctx context.Context, _ *undo) (string, error) {
-		return l.info.WorkloadImage, m.cluster.(*kind.Cluster).ImportImage(ctx, func(w io.Writer) error {
-			return images.WriteWorkload(w, l.info.WorkloadImage, l.spec.Command[0])
-		})
-	}
 }

@@ -102,16 +102,10 @@ func Up(ctx context.Context, spec Spec, observe func(StepEvent)) (*Lab, error) {
 	}
 	front := p.step("certificates and issuer front", l.startFront, network...)
 	services := p.step("token service", l.startServices, front)
-	var clusters, images []*step
+	var clusters []*step
 	for _, m := range l.newMembers() {
 		signing := p.step("signing keys "+m.id, m.startSigning(l), front)
 		clusters = append(clusters, p.step(m.step(), m.startCluster(l), signing))
-	}
-	ready := clusters
-	if spec.Engine == Kind && l.info.WorkloadImage != "" {
-		for i, m := range l.members {
-			ready = append(ready[:len(ready):len(ready)], p.step("workload image "+m.id, m.importWorkload(l), clusters[i]))
-		}
 	}
 	if spec.Vault != "" || spec.VaultImage != "" {
 		server := p.step("vault", l.startVault, front)
@@ -123,7 +117,7 @@ func Up(ctx context.Context, spec Spec, observe func(StepEvent)) (*Lab, error) {
 		p.step("trust between clusters", l.awaitTrustInEachOther, clusters...)
 	}
 	hook := p.step("pod identity webhook", l.startWebhook, append([]*step{services}, clusters...)...)
-	p.step("ready", l.awaitReady, append(images, hook)...)
+	p.step("ready", l.awaitReady, hook)
 	if err := p.up(ctx, &l.undo, observe); err != nil {
 		return nil, err
 	}

@@ -5,26 +5,56 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"time"
 )
 
-// ImportImage gives the node an image, which write writes as an archive.
-func (c *Cluster) ImportImage(ctx context.Context, write func(io.Writer) error) error {
-	archive, writer := io.Pipe()
-	written := make(chan error, 1)
-	go func() {
-		err := write(writer)
-		writer.CloseWithError(err)
-		written <- err
+// imagesFile is the archive of images for the node, in what it has mounted.
+const imagesFile = "images.tar"
+
+// importInterval is between two looks whether the node takes images yet.
+const importInterval = 500 * time.Millisecond
+
+// importImages gives the node the images that write writes, as soon as it takes
+// them. Once created is closed, it must.
+func (c *Cluster) importImages(ctx context.Context, write func(io.Writer) error, created <-chan struct{}) (err error) {
+	if write == nil {
+		return nil
+	}
+	archive := filepath.Join(c.mountDir(), imagesFile)
+	defer func() {
+		if removeErr := os.Remove(archive); !errors.Is(removeErr, os.ErrNotExist) {
+			err = errors.Join(err, removeErr)
+		}
 	}()
-	// Digests are names too, for the kubelet; nothing unpacks what no pod asks for.
-	_, err := dockerWith(ctx, archive, "exec", "--interactive", c.node(),
-		"ctr", "--namespace=k8s.io", "images", "import", "--digests", "--no-unpack", "-")
-	_ = archive.CloseWithError(errors.New("the node takes no more"))
-	if writeErr := <-written; err == nil {
-		err = writeErr
+	if err := writeImages(archive, write); err != nil {
+		return fmt.Errorf("images: %w", err)
 	}
+	for last := false; ; {
+		// Digests are names too, for the kubelet; nothing unpacks what no pod asks for.
+		_, err := docker(ctx, "exec", c.node(), "ctr", "--namespace=k8s.io", "images", "import", "--digests", "--no-unpack", path.Join(nodeDir, imagesFile))
+		if err == nil {
+			return nil
+		}
+		if last || ctx.Err() != nil {
+			return fmt.Errorf("images: %w", err)
+		}
+		select {
+		case <-created:
+			last = true
+		case <-ctx.Done():
+		case <-time.After(importInterval):
+		}
+	}
+}
+
+func writeImages(archive string, write func(io.Writer) error) (err error) {
+	file, err := os.OpenFile(archive, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
-		return fmt.Errorf("cluster %s: image: %w", c.config.Identity.ID, err)
+		return err
 	}
-	return nil
+	defer func() { err = errors.Join(err, file.Close()) }()
+	return write(file)
 }

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -17,6 +18,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/clientcmd"
@@ -48,8 +50,9 @@ type Config struct {
 	// enforces network policies, and storage: a file of CNI configuration gives
 	// pods their addresses, and nothing provisions volumes.
 	Plain   bool
-	Log     *slog.Logger       // nil means none
-	Observe func(phase string) // is told what kind is at; nil means nobody wants to know
+	Images  func(io.Writer) error // writes an archive of images for pods, which the node gets while it starts; nil means none
+	Log     *slog.Logger          // nil means none
+	Observe func(phase string)    // is told what kind is at; nil means nobody wants to know
 }
 
 // Cluster is a running cluster. Make one with Start.
@@ -101,7 +104,14 @@ func Start(ctx context.Context, config Config) (_ *Cluster, err error) {
 	if err := c.writeMount(); err != nil {
 		return nil, err
 	}
-	if err := c.create(ctx, n); err != nil {
+	start, startCtx := errgroup.WithContext(ctx)
+	created := make(chan struct{})
+	start.Go(func() error {
+		defer close(created)
+		return c.create(startCtx, n)
+	})
+	start.Go(func() error { return c.importImages(startCtx, config.Images, created) })
+	if err := start.Wait(); err != nil {
 		return nil, err
 	}
 	if c.kubeconfig, err = os.ReadFile(c.kubeconfigFile()); err != nil {
