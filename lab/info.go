@@ -54,7 +54,8 @@ type AWSInfo struct {
 	Audience string            `json:"audience"`
 	Bucket   string            `json:"bucket"`
 	Object   string            `json:"object"`
-	Roles    map[string]string `json:"roles"` // ARN by cluster
+	Roles    map[string]string `json:"roles"`    // ARN by cluster
+	TagRoles map[string]string `json:"tagRoles"` // likewise, of roles that may read the object only in sessions with the tag for it
 }
 
 // GCPInfo is how Google's libraries reach the lab's GCP.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -50,22 +51,13 @@ func (l *Lab) startAWS(u *undo) error {
 	}
 	l.info.AWS = AWSInfo{
 		Endpoint: server.URL(), S3: s3.URL(), Region: fixtures.AWSRegion, Audience: l.spec.AWS.ClientIDs[0],
-		Bucket: fixtures.Bucket, Object: fixtures.Object, Roles: map[string]string{},
+		Bucket: fixtures.Bucket, Object: fixtures.Object, Roles: map[string]string{}, TagRoles: map[string]string{},
 	}
 	for _, m := range l.members {
 		config.Providers = append(config.Providers, aws.Provider{URL: m.issuer, ClientIDs: l.spec.AWS.ClientIDs})
-		policy, err := fixtures.TrustPolicy(fixtures.AWSAccount, m.issuer, "StringEquals", fixtures.Subject, l.info.AWS.Audience)
-		if err != nil {
-			return err
-		}
-		name := m.id + "-" + fixtures.ServiceAccount
-		config.Roles = append(config.Roles, aws.Role{Name: name, TrustPolicy: policy, Policy: fixtures.ReadPolicy()})
-		l.info.AWS.Roles[m.id] = aws.RoleARN(fixtures.AWSAccount, name)
 	}
-	for _, role := range l.spec.AWS.Roles {
-		config.Roles = append(config.Roles, aws.Role{
-			Name: role.Name, MaxSessionDuration: role.MaxSessionDuration, TrustPolicy: l.withIssuers(role.TrustPolicy), Policy: fixtures.ReadPolicy(),
-		})
+	if config.Roles, err = l.awsRoles(); err != nil {
+		return err
 	}
 	handler, err := aws.New(config)
 	if err != nil {
@@ -81,6 +73,37 @@ func (l *Lab) startAWS(u *undo) error {
 		l.hosts = append(l.hosts, proxy.Host{Pattern: host, Handler: handler.S3()})
 	}
 	return nil
+}
+
+// awsRoles returns two roles for each cluster, whose ARNs it makes known, and
+// those that the lab was asked for.
+func (l *Lab) awsRoles() ([]aws.Role, error) {
+	var roles []aws.Role
+	trusting := func(m *member, name string, policy json.RawMessage, actions ...string) (arn string, err error) {
+		trust, err := fixtures.TrustPolicy(fixtures.AWSAccount, m.issuer, "StringEquals", fixtures.Subject, l.info.AWS.Audience, actions...)
+		roles = append(roles, aws.Role{Name: name, TrustPolicy: trust, Policy: policy})
+		return aws.RoleARN(fixtures.AWSAccount, name), err
+	}
+	for _, m := range l.members {
+		name := m.id + "-" + fixtures.ServiceAccount
+		var err error
+		if l.info.AWS.Roles[m.id], err = trusting(m, name, fixtures.ReadPolicy()); err != nil {
+			return nil, err
+		}
+		if l.info.AWS.TagRoles[m.id], err = trusting(m, name+"-by-tag", fixtures.ReadPolicyByTag(), "sts:TagSession"); err != nil {
+			return nil, err
+		}
+	}
+	for _, role := range l.spec.AWS.Roles {
+		policy := role.Policy
+		if policy == nil {
+			policy = fixtures.ReadPolicy()
+		}
+		roles = append(roles, aws.Role{
+			Name: role.Name, MaxSessionDuration: role.MaxSessionDuration, TrustPolicy: l.withIssuers(role.TrustPolicy), Policy: policy,
+		})
+	}
+	return roles, nil
 }
 
 // startGeneric starts the OAuth token service with two relying parties that differ

@@ -25,6 +25,7 @@ type AWSTarget struct {
 	Region      string
 	RoleARN     string
 	SessionName string        // 2 to 64 characters
+	Policy      string        // a session policy, which narrows what the role may do; empty means none
 	Duration    time.Duration // whole seconds; 0 means AWS's default, one hour
 	Client      *http.Client
 }
@@ -79,6 +80,9 @@ func AWS(ctx context.Context, target AWSTarget, token string) (AWSResult, error)
 	}
 	input := &sts.AssumeRoleWithWebIdentityInput{
 		RoleArn: &target.RoleARN, RoleSessionName: &target.SessionName, WebIdentityToken: &token,
+	}
+	if target.Policy != "" {
+		input.Policy = &target.Policy
 	}
 	if target.Duration != 0 {
 		input.DurationSeconds = awssdk.Int32(int32(target.Duration / time.Second))

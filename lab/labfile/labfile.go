@@ -49,6 +49,10 @@ spec:
               Condition:
                 StringEquals: {"${issuer:c1}:aud": sts.amazonaws.com}
                 StringLike: {"${issuer:c1}:sub": "system:serviceaccount:demo:*"}
+        policy:          # what it may do at S3; nothing means read the lab's bucket
+          Version: "2012-10-17"
+          Statement:
+            - {Effect: Allow, Action: "s3:GetObject", Resource: "arn:aws:s3:::demo/*"}
   generic:
     audiences: [oidclab]
     targets:             # beside the lab's own, urn:oidclab:greeter
@@ -76,6 +80,7 @@ type file struct {
 				Name               string        `yaml:"name"`
 				MaxSessionDuration time.Duration `yaml:"maxSessionDuration"`
 				TrustPolicy        any           `yaml:"trustPolicy"`
+				Policy             any           `yaml:"policy"`
 			} `yaml:"roles"`
 		} `yaml:"aws"`
 		Generic struct {
@@ -140,11 +145,16 @@ func read(r io.Reader) (File, error) {
 	f := File{Engine: spec.Engine, Image: spec.Image, Clusters: spec.Clusters, Signer: spec.Signer, IssuerStyle: spec.IssuerStyle, Port: spec.Port, Vault: spec.Vault}
 	f.AWS.ClientIDs = spec.AWS.ClientIDs
 	for _, role := range spec.AWS.Roles {
-		policy, err := json.Marshal(role.TrustPolicy)
-		if err != nil {
+		read := lab.AWSRole{Name: role.Name, MaxSessionDuration: role.MaxSessionDuration}
+		if read.TrustPolicy, err = json.Marshal(role.TrustPolicy); err != nil {
 			return File{}, fmt.Errorf("the trust policy of role %q: %w", role.Name, err)
 		}
-		f.AWS.Roles = append(f.AWS.Roles, lab.AWSRole{Name: role.Name, MaxSessionDuration: role.MaxSessionDuration, TrustPolicy: policy})
+		if role.Policy != nil {
+			if read.Policy, err = json.Marshal(role.Policy); err != nil {
+				return File{}, fmt.Errorf("the policy of role %q: %w", role.Name, err)
+			}
+		}
+		f.AWS.Roles = append(f.AWS.Roles, read)
 	}
 	f.Generic.Audiences = spec.Generic.Audiences
 	for _, target := range spec.Generic.Targets {
