@@ -26,6 +26,9 @@ func (m *member) startCluster(l *Lab) func(context.Context, *undo) (string, erro
 		}
 		m.cluster = started
 		u.add("cluster "+m.id, started.Close)
+		if err := m.checkKeys(ctx); err != nil {
+			return "", err
+		}
 		if err := l.furnish(ctx, m); err != nil {
 			return "", err
 		}
@@ -47,6 +50,16 @@ func (l *Lab) furnish(ctx context.Context, m *member) error {
 	}
 	// What pods verify the lab's servers with.
 	return m.cluster.API().EnsureConfigMap(ctx, fixtures.Namespace, fixtures.CAConfigMap, map[string]string{fixtures.CAKey: string(l.ca.CertPEM())})
+}
+
+// checkKeys reads back that the cluster publishes the keys that the lab has for it.
+func (m *member) checkKeys(ctx context.Context) error {
+	inSet, _ := m.keys.InKeySet()
+	var ids []string
+	for _, k := range inSet {
+		ids = append(ids, k.ID)
+	}
+	return m.cluster.API().CheckKeys(ctx, ids)
 }
 
 // startEngine starts a cluster on the lab's engine.

@@ -199,11 +199,16 @@ func (a *API) CheckIdentity(ctx context.Context, want Identity) error {
 	if want.KeyFiles == nil {
 		return nil
 	}
+	return a.CheckKeys(ctx, want.KeyFiles.KeyIDs)
+}
+
+// CheckKeys reads back which keys the API server publishes.
+func (a *API) CheckKeys(ctx context.Context, ids []string) error {
 	published, err := a.keyIDs(ctx)
 	if err != nil {
 		return err
 	}
-	wanted := slices.Sorted(slices.Values(want.KeyFiles.KeyIDs))
+	wanted := slices.Sorted(slices.Values(ids))
 	if slices.Sort(published); !slices.Equal(published, wanted) {
 		return fmt.Errorf("cluster: the API server publishes the keys %v, not %v", published, wanted)
 	}

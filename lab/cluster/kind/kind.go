@@ -127,7 +127,10 @@ func Start(ctx context.Context, config Config) (_ *Cluster, err error) {
 	if err := errors.Join(c.checkCommand(ctx, config.Identity), c.api.CheckIdentity(ctx, config.Identity)); err != nil {
 		return nil, err
 	}
-	return c, await(ctx, c.ready)
+	if err := await(ctx, c.ready); err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 func (c *Cluster) kubeconfigFile() string { return filepath.Join(c.config.Dir, "kubeconfig") }
