@@ -180,7 +180,7 @@ func auth0Answer(reason sts.Reason) Expectation {
 
 func (s *Session) awsTarget(c lab.ClusterInfo) exchange.AWSTarget {
 	return exchange.AWSTarget{
-		Endpoint: s.Info.AWS.Endpoint, Region: s.Info.AWS.Region, RoleARN: s.Info.AWS.Roles[c.ID], SessionName: "scenario", Client: s.Web,
+		Endpoint: s.Info.AWS.Endpoint, S3: s.Info.AWS.S3, Region: s.Info.AWS.Region, RoleARN: s.Info.AWS.Roles[c.ID], SessionName: "scenario", Client: s.Web,
 	}
 }
 
@@ -267,9 +267,17 @@ func gcpAnswer(reason sts.Reason) Expectation {
 }
 
 func exchangeAzure(ctx context.Context, s *Session, token string) (any, error) {
-	target := exchange.AzureTarget{
+	return s.readBlob(ctx, s.azureTarget(), token)
+}
+
+func (s *Session) azureTarget() exchange.AzureTarget {
+	return exchange.AzureTarget{
 		Authority: s.Info.Azure.Authority, Tenant: s.Info.Azure.Tenant, ClientID: s.Info.Azure.ClientIDs[s.Cluster().ID], Scope: fixtures.AzureScope, Client: s.Web,
 	}
+}
+
+// readBlob exchanges a token and reads the lab's blob.
+func (s *Session) readBlob(ctx context.Context, target exchange.AzureTarget, token string) (any, error) {
 	result, err := exchange.Azure(ctx, target, token)
 	if err != nil {
 		return nil, err
