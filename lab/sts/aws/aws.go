@@ -168,12 +168,12 @@ func OptInRegions() []string {
 }
 
 // coreRole is the name under which the core knows who may do an action with a
-// role.
+// role. Those of further actions are no ARNs, so no request can name them.
 func coreRole(arn, action string) string {
 	if action == webIdentityAction {
 		return arn
 	}
-	return arn + " " + action
+	return action + " " + arn
 }
 
 // Core returns the core that decides, for instance to look at its key cache.

@@ -177,6 +177,9 @@ func (h *Handler) s3Signer(r s3Request) (*session, *s3Error) {
 		// Signature version 2, as botocore still presigns in us-east-1.
 		return nil, newS3Error(http.StatusBadRequest, "InvalidRequest", "The authorization mechanism you have provided is not supported. Please use AWS4-HMAC-SHA256.")
 	}
+	if r.Header.Get("Authorization") != "" && r.query.Has("X-Amz-Algorithm") {
+		return nil, newS3Error(http.StatusBadRequest, "InvalidArgument", "Only one auth mechanism allowed; only the X-Amz-Algorithm query parameter, Signature query string parameter or the Authorization header should be specified")
+	}
 	signature, flawed := parseSignature(r.Request, r.query, serviceS3)
 	if flawed != nil {
 		return nil, unauthenticatedByS3(flawed, signature)

@@ -195,6 +195,7 @@ func TestObjectRefused(t *testing.T) {
 			r.URL.RawQuery = "AWSAccessKeyId=ASIAOIDCLAB&Signature=x&Expires=1"
 			r.Header.Del("Authorization")
 		}, 400, "InvalidRequest", "The authorization mechanism you have provided is not supported. Please use AWS4-HMAC-SHA256."},
+		{"in both ways", func(c *call) { c.request.URL.RawQuery = "X-Amz-Algorithm=AWS4-HMAC-SHA256" }, nil, 400, "InvalidArgument", "Only one auth mechanism allowed; only the X-Amz-Algorithm query parameter, Signature query string parameter or the Authorization header should be specified"},
 		{"another secret", signedAs(func(c *awssdk.Credentials) { c.SecretAccessKey = other.SecretAccessKey }), nil, 403, "SignatureDoesNotMatch", wrong},
 		{"another secret presigned", both(presigned, signedAs(func(c *awssdk.Credentials) { c.SecretAccessKey = "x" })), nil, 403, "SignatureDoesNotMatch", wrong},
 		{"another object", nil, func(r *http.Request) { r.URL.Path = "/demo/secret" }, 403, "SignatureDoesNotMatch", wrong},

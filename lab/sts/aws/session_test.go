@@ -127,6 +127,8 @@ func TestSessionTags(t *testing.T) {
 		{"source identity", map[string]any{claimNamespace + "source_identity": "alice"}, tagged, 200, untagged},
 		{"role that does not allow a source identity", map[string]any{claimNamespace + "source_identity": "alice"}, testRole, 403, "Not authorized to perform sts:SetSourceIdentity"},
 		{"source identity with a blank", map[string]any{claimNamespace + "source_identity": "a b"}, tagged, 400, couldNotValidate},
+		{"role and an action", nil, tagged + " " + tagAction, 403, "Not authorized to perform sts:AssumeRoleWithWebIdentity"},
+		{"an action and role", nil, tagAction + " " + tagged, 400, "Request ARN is invalid"},
 		{"no object", map[string]any{tagsClaim: "Team"}, tagged, 400, couldNotValidate},
 		{"tags that are no object", map[string]any{tagsClaim: map[string]any{"principal_tags": "Team"}}, tagged, 400, couldNotValidate},
 		{"two values", nestedTags(map[string]any{"Team": []string{"blue", "red"}}), tagged, 400, couldNotValidate},
