@@ -110,6 +110,8 @@ func validateProfile(p Profile) error {
 		return fail("a negative duration")
 	case p.MaxAge > 0 && (p.IgnoreIssuedAt || p.ImpliedLife > 0):
 		return fail("MaxAge %s is counted from iat, which this profile does not require", p.MaxAge)
+	case p.ImpliedLife > 0 && p.IgnoreIssuedAt:
+		return fail("ImpliedLife %s may be counted from iat, which this profile does not compare: it could begin at any time", p.ImpliedLife)
 	case cache.TTL > 0 && cache.MinInterval > cache.TTL:
 		return fail("Cache.MinInterval %s is longer than Cache.TTL %s: keys would be out of date and could not be fetched", cache.MinInterval, cache.TTL)
 	}

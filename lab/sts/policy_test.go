@@ -222,6 +222,7 @@ func TestNewRefuses(t *testing.T) {
 		"types, and any":           {func(c *Config) { c.Profile.AnyType = true }, "types"},
 		"age without iat":          {func(c *Config) { c.Profile.MaxAge, c.Profile.IgnoreIssuedAt = time.Hour, true }, "MaxAge"},
 		"age of an implied life":   {func(c *Config) { c.Profile.MaxAge, c.Profile.ImpliedLife = time.Hour, time.Hour }, "MaxAge"},
+		"implied life, iat unread": {func(c *Config) { c.Profile.ImpliedLife, c.Profile.IgnoreIssuedAt = time.Hour, true }, "ImpliedLife"},
 		"negative implied life":    {func(c *Config) { c.Profile.ImpliedLife = -time.Second }, "negative"},
 		"negative skew of nbf":     {func(c *Config) { c.Profile.NotBeforeSkew = -time.Second }, "negative"},
 		"no token limit":           {func(c *Config) { c.Profile.MaxTokenBytes = 0 }, "bound"},

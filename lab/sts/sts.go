@@ -93,7 +93,7 @@ type Profile struct {
 	MaxHeaderBytes   int           // of the decoded header
 	MaxAge           time.Duration // now - iat; 0 means any
 	ImpliedLife      time.Duration // of a token without exp, from the later of nbf and iat on; one of the three is enough then. 0 means that exp is required
-	IgnoreIssuedAt   bool          // iat is neither required nor compared; otherwise it is both, but see ImpliedLife
+	IgnoreIssuedAt   bool          // iat is neither required nor compared, and ImpliedLife is 0; otherwise it is both, but see ImpliedLife
 	StringTimes      bool          // exp, nbf and iat may be strings of digits
 	RefuseKeyHeaders bool          // refuse jwk, jku, x5u, x5c in the header, not merely ignore them
 	AllowDuplicates  bool          // the last of two claims of the same name wins; otherwise refused
@@ -150,7 +150,8 @@ type Statement struct {
 // Condition compares one claim ("sub", "aud", ...) with values, any of which
 // is enough; names and values are compared exactly. Only top-level claims that
 // are a text or an array of texts can be compared: any other value satisfies no
-// condition. A claim with several values matches if any of them does.
+// condition. A claim with several values matches if any of them does; if some
+// are no texts, none of the operators that a lack of values can satisfy is met.
 type Condition struct {
 	Operator Operator
 	Claim    string

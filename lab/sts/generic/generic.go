@@ -25,10 +25,10 @@
 //   - The access token lives for [Party.Lifetime], but never beyond the moment
 //     at which the subject token would no longer be accepted: an exchange must
 //     not prolong a trust.
-//   - There are no clients with secrets, no scopes and no actors; asking for one
-//     of those is an error. The client_id claim, which RFC 9068 requires, is the
-//     subject: the workload is its own client. Of a client assertion the
-//     client_id must be that, too (RFC 7523 section 3).
+//   - There are no scopes, no actors and, but in Auth0's dialect, no clients with
+//     secrets; asking for one of those is an error. The client_id claim, which RFC
+//     9068 requires, is the subject: the workload is its own client. Of a client
+//     assertion the client_id must be that, too (RFC 7523 section 3).
 package generic
 
 import (

@@ -15,7 +15,8 @@
 //     the issuer's discovery document says so.
 //   - The vendor's OKE asks the cluster about a pod's token; here it is judged
 //     by the issuer's keys, so that the token of a deleted pod is good until it
-//     expires.
+//     expires. And each of the vendor's clusters knows its own pods only; here
+//     one endpoint answers for all clusters, whose pods its tokens tell apart.
 //   - A rule about sub is demanded of every service user, and it must not match
 //     everything.
 //   - The claims of session tokens are the vendor's where its SDK reads them or
