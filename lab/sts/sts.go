@@ -141,7 +141,8 @@ type Role struct {
 
 // Statement trusts tokens of one issuer that meet all conditions. A statement
 // without a condition that says which "sub" is meant is refused by New: any
-// service account of the cluster could become the role.
+// service account of the cluster could become the role. A wide one is not: the
+// pattern ?* takes every sub but the empty one.
 type Statement struct {
 	Issuer     string
 	Conditions []Condition
