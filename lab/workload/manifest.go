@@ -31,8 +31,12 @@ type Manifest struct {
 	ServiceAccount string
 }
 
-// Objects returns the workload, and before it the ConfigMaps that it needs.
+// Objects returns the workload, and before it the ConfigMaps that it needs. A
+// kind or a party that there is not is a [problem.Usage].
 func (m Manifest) Objects(ctx context.Context, info lab.Info, cluster lab.ClusterInfo) ([]runtime.Object, error) {
+	if !slices.Contains(Parties(), m.Party) {
+		return nil, m.unknown("for %q, but for %s", m.Party, Parties())
+	}
 	files := &podFiles{content: map[string]string{}}
 	variables, err := Workload{Info: info, Cluster: cluster, Files: files}.Environment(ctx, m.Party)
 	if err != nil {
@@ -97,7 +101,11 @@ func (m Manifest) workload(info lab.Info, audience string) (runtime.Object, erro
 		m.fill(&cronJob.Spec.JobTemplate.Spec.Template, info, audience)
 		return cronJob, nil
 	}
-	return nil, problem.New(problem.Usage, "oidclab manifests --help", "there is no manifest of a %s, but of %s", m.Kind, strings.Join(Kinds(), ", "))
+	return nil, m.unknown("of a %q, but of %s", m.Kind, Kinds())
+}
+
+func (m Manifest) unknown(format, name string, known []string) error {
+	return problem.New(problem.Usage, "oidclab manifests --help", "there is no manifest "+format, name, strings.Join(known, ", "))
 }
 
 const nameLabel = "app.kubernetes.io/name"

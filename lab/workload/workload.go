@@ -76,8 +76,11 @@ func Names() []string {
 }
 
 // Environment returns the environment for one relying party, or for all that
-// the lab has.
+// the lab has. A party that is not among [Names] is a [problem.Usage].
 func (w Workload) Environment(ctx context.Context, party string) ([]Variable, error) {
+	if !slices.Contains(Names(), party) {
+		return nil, problem.New(problem.Usage, "oidclab env --help", "there is no environment for %q, but for %s", party, strings.Join(Names(), ", "))
+	}
 	var variables []Variable
 	for _, e := range environments {
 		switch {
