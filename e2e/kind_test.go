@@ -77,7 +77,10 @@ func (d *inDocker) objects(t testing.TB) []string {
 	t.Helper()
 	containers := docker(t, "ps", "--all", "--filter", "name=^"+d.network, "--format", "{{.Names}}")
 	for _, container := range containers {
-		d.volumes = append(d.volumes, docker(t, "inspect", "--format", "{{range .Mounts}}{{.Name}} {{end}}", container)...)
+		// Without success, it is just coming or going.
+		if out, err := exec.Command("docker", "inspect", "--format", "{{range .Mounts}}{{.Name}} {{end}}", container).Output(); err == nil {
+			d.volumes = append(d.volumes, strings.Fields(string(out))...)
+		}
 	}
 	networks := docker(t, "network", "ls", "--filter", "name=^"+d.network, "--format", "{{.Name}}")
 	volumes := slices.DeleteFunc(docker(t, "volume", "ls", "--quiet"), func(v string) bool { return !slices.Contains(d.volumes, v) })
