@@ -56,38 +56,14 @@ func refused(r *sts.Refusal) *oauthError {
 // not about the token.
 func describe(reason sts.Reason) string {
 	switch reason {
-	case sts.TokenTooLarge:
-		return "the token is too large"
-	case sts.TokenMalformed:
-		return "the token is not a signed JWT"
-	case sts.HeaderRefused:
-		return "the token's header is not accepted"
-	case sts.AlgorithmRefused:
-		return "the token's algorithm is not accepted"
-	case sts.ClaimMissing:
-		return "the token lacks a claim"
-	case sts.ClaimInvalid:
-		return "the token has an invalid claim"
 	case sts.IssuerUnknown:
 		return "no identity propagation trust has the token's issuer"
-	case sts.KeyUnknown:
-		return "the token's key is not among the issuer's"
-	case sts.SignatureInvalid:
-		return "the token's signature is invalid"
-	case sts.TokenExpired:
-		return "the token is expired"
-	case sts.TokenNotYetValid:
-		return "the token is not yet valid"
-	case sts.TokenIssuedInFuture:
-		return "the token was issued in the future"
-	case sts.TokenTooOld:
-		return "the token is too old"
 	case sts.AudienceMismatch:
 		return "the token's audience is not among the client claim values of the trust"
 	case sts.SubjectMismatch, sts.ConditionMismatch:
 		return "the token meets no impersonation rule of the trust"
 	}
-	return ""
+	return tokenservice.Describe(reason)
 }
 
 // serviceError is an error of OCI's services (API reference, "API Errors").

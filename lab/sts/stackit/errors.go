@@ -48,30 +48,8 @@ func refused(r *sts.Refusal) *oauthError {
 // not about the token and the account.
 func describe(reason sts.Reason) string {
 	switch reason {
-	case sts.TokenTooLarge:
-		return "the token is too large"
-	case sts.TokenMalformed:
-		return "the token is not a signed JWT"
-	case sts.HeaderRefused:
-		return "the token's header is not accepted"
-	case sts.AlgorithmRefused:
-		return "the token's algorithm is not accepted"
-	case sts.ClaimMissing:
-		return "the token lacks a claim"
-	case sts.ClaimInvalid:
-		return "the token has an invalid claim"
 	case sts.KeyUnknown:
 		return "the token's key is not among the issuer's cached keys"
-	case sts.SignatureInvalid:
-		return "the token's signature is invalid"
-	case sts.TokenExpired:
-		return "the token is expired"
-	case sts.TokenNotYetValid:
-		return "the token is not yet valid"
-	case sts.TokenIssuedInFuture:
-		return "the token was issued in the future"
-	case sts.TokenTooOld:
-		return "the token is too old"
 	case sts.RoleUnknown:
 		return "there is no such service account"
 	case sts.IssuerUnknown, sts.IssuerNotTrusted:
@@ -79,5 +57,5 @@ func describe(reason sts.Reason) string {
 	case sts.AudienceMismatch, sts.SubjectMismatch, sts.ConditionMismatch:
 		return "the token does not satisfy the assertions of the federated identity provider"
 	}
-	return ""
+	return tokenservice.Describe(reason)
 }
