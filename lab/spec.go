@@ -61,7 +61,7 @@ type AWSRole struct {
 	Name               string
 	MaxSessionDuration time.Duration   // 0 means AWS's default
 	TrustPolicy        json.RawMessage // ${issuer:<cluster>} stands for that cluster's issuer without https://
-	Policy             json.RawMessage // what it may do at S3; nil means that it may read the lab's bucket
+	Policy             json.RawMessage `json:",omitempty"` // what it may do at S3; nil means that it may read the lab's bucket
 }
 
 // GenericSpec is what the RFC 8693 token service has.

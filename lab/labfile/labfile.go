@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -133,7 +134,7 @@ func read(r io.Reader) (File, error) {
 	if err := decoder.Decode(&parsed); errors.Is(err, io.EOF) {
 		return File{}, errors.New("it is empty")
 	} else if err != nil {
-		return File{}, err
+		return File{}, plain(err)
 	}
 	if err := decoder.Decode(new(any)); !errors.Is(err, io.EOF) {
 		return File{}, errors.New("it holds more than one document")
@@ -169,4 +170,19 @@ func read(r io.Reader) (File, error) {
 		f.Generic.Targets = append(f.Generic.Targets, t)
 	}
 	return f, nil
+}
+
+// plain returns an error of the decoder in one line, without the Go types that
+// it names.
+func plain(err error) error {
+	var wrong *yaml.TypeError
+	if !errors.As(err, &wrong) {
+		return err
+	}
+	var texts []string
+	for _, text := range wrong.Errors {
+		text, _, _ = strings.Cut(text, " in type ")
+		texts = append(texts, text)
+	}
+	return errors.New(strings.Join(texts, "; "))
 }

@@ -174,8 +174,11 @@ func checkVolumes(t *testing.T, party, audience string, pod corev1.PodSpec) {
 			case source.ServiceAccountToken != nil:
 				token := source.ServiceAccountToken
 				tokens = append(tokens, mounts[volume.Name]+"/"+token.Path)
-				if token.Audience != audience || token.ExpirationSeconds == nil || *token.ExpirationSeconds != 3600 {
-					t.Errorf("a token for %q, of %v seconds; want %q, 3600", token.Audience, token.ExpirationSeconds, audience)
+				if token.ExpirationSeconds == nil {
+					t.Fatal("a token without expirationSeconds")
+				}
+				if token.Audience != audience || *token.ExpirationSeconds != 3600 {
+					t.Errorf("a token for %q, of %d seconds; want %q, 3600", token.Audience, *token.ExpirationSeconds, audience)
 				}
 			case source.ConfigMap != nil && mounts[volume.Name] == manifests.FilesPath:
 				configMaps = append(configMaps, source.ConfigMap.Name)

@@ -56,7 +56,7 @@ over it. Everything it can say:
   oidclab up --engine kind             with real pods; oidclab doctor says whether it can work
   oidclab up --clusters 2              two issuers, for trust that must not be shared
   oidclab up --name ci --timeout 1m    a second lab beside the first
-  oidclab up -f lab.yaml               with roles and trust of your own
+  oidclab up -f lab.yaml               with roles, trust and policies of your own
   oidclab up --foreground              stay attached; Ctrl-C is down`,
 		Args: exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
