@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -76,15 +77,19 @@ func (a *app) imagesListCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			list, err := images.List(cmd.Context(), config)
-			if err != nil {
-				return err
-			}
-			return a.showImages(list)
+			return a.listImages(cmd.Context(), config)
 		},
 	}
 	a.outputFlag(cmd, "text", "json")
 	return cmd
+}
+
+func (a *app) listImages(ctx context.Context, config images.Config) error {
+	list, err := images.List(ctx, config)
+	if err != nil {
+		return err
+	}
+	return a.showImages(list)
 }
 
 func (a *app) showImages(list []images.Image) error {
@@ -117,11 +122,7 @@ func (a *app) imagesBuildCommand() *cobra.Command {
 			if err := images.Build(cmd.Context(), config); err != nil {
 				return err
 			}
-			list, err := images.List(cmd.Context(), config)
-			if err != nil {
-				return err
-			}
-			return a.showImages(list)
+			return a.listImages(cmd.Context(), config)
 		},
 	}
 	a.outputFlag(cmd, "text", "json")
