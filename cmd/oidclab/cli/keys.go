@@ -129,7 +129,7 @@ The phases can be taken one by one, at the wrong time too, to see what breaks:
 	clusterFlag(cmd, &clusterID)
 	cmd.Flags().StringVar(&phase, "phase", "all", "publish, sign, retire, remove, or all")
 	cmd.Flags().StringVar(&kid, "kid", "", "the key; empty means the newest that the phase applies to")
-	cmd.Flags().StringVar(&signer, "signer", "", "external or static: rotate only if the lab was brought up with this signer")
+	cmd.Flags().Var(&choice{value: &signer, values: []string{lab.External, lab.Static}}, "signer", "external or static: rotate only if the lab was brought up with this `signer`")
 	cmd.Flags().BoolVar(&advance, "advance-clock", false, "move the lab clock to where the new key may sign")
 	cmd.Flags().BoolVar(&abandon, "abandon", false, "end the safe plan where it stands; the keys stay as they are")
 	a.outputFlag(cmd, "text", "json")
