@@ -96,6 +96,9 @@ func get(ctx context.Context, client *http.Client, address string, policy CacheP
 		return nil, fmt.Errorf("%s answered %s%s", address, response.Status, detail)
 	}
 	body, err := io.ReadAll(io.LimitReader(response.Body, policy.MaxBodyBytes+1))
+	if err == nil {
+		err = ctx.Err() // net/http may still hand over what arrives while it cancels
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", address, err)
 	}
