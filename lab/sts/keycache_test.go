@@ -371,7 +371,7 @@ func TestFailingIssuerIsAskedOnce(t *testing.T) {
 
 func TestFetchHasATimeLimit(t *testing.T) {
 	profile := Strict()
-	profile.Cache.FetchTimeout = 50 * time.Millisecond
+	profile.Cache.FetchTimeout = time.Second
 	b := newParty(t, profile)
 	hang := func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
 	b.issuer.handleKeys(hang)
