@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,9 +26,23 @@ import (
 	"github.com/oidclab/oidclab/lab/sts/internal/ststest"
 )
 
+// caller is a client with a connection of its own, as every pod has. In one
+// that is shared, HTTP/2 writes the answers of several requests at once.
+type caller struct {
+	http *http.Client
+	url  string
+}
+
+func (s *service) newCaller(b *testing.B) caller {
+	b.Helper()
+	transport := s.Client.Transport.(*http.Transport).Clone()
+	b.Cleanup(transport.CloseIdleConnections)
+	return caller{&http.Client{Transport: transport}, s.url}
+}
+
 // post sends a form, and wants the status.
-func (s *service) post(path, form string, status int) error {
-	response, err := s.Client.Post(s.url+path, "application/x-www-form-urlencoded", strings.NewReader(form))
+func (c caller) post(path, form string, status int) error {
+	response, err := c.http.Post(c.url+path, "application/x-www-form-urlencoded", strings.NewReader(form))
 	if err != nil {
 		return err
 	}
@@ -89,9 +104,21 @@ func BenchmarkExchange(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
+	workers := 8 * runtime.GOMAXPROCS(0)
+	callers := make([]caller, workers)
+	for i := range callers {
+		callers[i] = s.newCaller(b)
+	}
+	posts := func(path string) func() (func() error, error) {
+		var started atomic.Int64
+		return func() (func() error, error) {
+			c := callers[int(started.Add(1))%workers]
+			return func() error { return c.post(path, form, http.StatusOK) }, nil
+		}
+	}
 	parts := []sidebyside.Part{
-		{Name: "exchange", Worker: sidebyside.Shared(func() error { return s.post("/token", form, http.StatusOK) })},
-		{Name: "static", Worker: sidebyside.Shared(func() error { return s.post("/static", form, http.StatusOK) })},
+		{Name: "exchange", Worker: posts("/token")},
+		{Name: "static", Worker: posts("/static")},
 		{Name: "verify", Worker: sidebyside.Shared(func() error {
 			return rsa.VerifyPKCS1v15(&rsaKey.PublicKey, crypto.SHA256, digest[:], signature)
 		})},
@@ -101,7 +128,7 @@ func BenchmarkExchange(b *testing.B) {
 		})},
 	}
 	for b.Loop() {
-		rates := sidebyside.Measure(b, 8*runtime.GOMAXPROCS(0), parts...)
+		rates := sidebyside.Measure(b, workers, parts...)
 		var ratios []float64
 		for round, exchange := range rates[0] {
 			predicted := 1 / (1/rates[1][round] + 1/rates[2][round] + 1/rates[3][round])
@@ -125,7 +152,8 @@ func BenchmarkStorm(b *testing.B) {
 	goodForm := exchangeForm(good).Encode()
 	payload := good[strings.IndexByte(good, '.'):]
 	for b.Loop() {
-		if err := s.post("/token", goodForm, http.StatusOK); err != nil { // the keys are cached
+		app := s.newCaller(b)
+		if err := app.post("/token", goodForm, http.StatusOK); err != nil { // the keys are cached
 			b.Fatal(err)
 		}
 		ctx, cancel := context.WithTimeout(b.Context(), lasts)
@@ -133,10 +161,11 @@ func BenchmarkStorm(b *testing.B) {
 		bad := make(chan int)
 		sent := make([]int, 16)
 		for w := range sent {
+			attacker := s.newCaller(b)
 			workers.Go(func() {
 				for n := range bad {
 					header := base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, `{"alg":"RS256","kid":"storm-%d"}`, n))
-					if err := s.post("/token", exchangeForm(header+payload).Encode(), http.StatusBadRequest); err != nil {
+					if err := attacker.post("/token", exchangeForm(header+payload).Encode(), http.StatusBadRequest); err != nil {
 						b.Error(err)
 					}
 					sent[w]++
@@ -147,7 +176,7 @@ func BenchmarkStorm(b *testing.B) {
 		workers.Go(func() {
 			for ctx.Err() == nil {
 				begin := time.Now()
-				if err := s.post("/token", goodForm, http.StatusOK); err != nil {
+				if err := app.post("/token", goodForm, http.StatusOK); err != nil {
 					b.Error(err)
 				}
 				took = append(took, time.Since(begin))
