@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/oidclab/oidclab/lab/issuer"
+	"github.com/oidclab/oidclab/lab/problem"
 	"github.com/oidclab/oidclab/scenarios"
 )
 
@@ -36,4 +37,21 @@ func TestIssuerStyles(t *testing.T) {
 			u.run(t, "down", "--name", layout.Name).want(t, 0)
 		})
 	}
+}
+
+// A cluster without its public issuer has nobody who could follow a change of its
+// keys, which is said at once.
+func TestInternalIssuer(t *testing.T) {
+	t.Parallel()
+	u := newUser(t)
+	u.up(t, "--name", labName, "--vault", "none")
+	u.run(t, "cluster", "issuer", "--name", labName, "internal").want(t, 0)
+	for _, change := range [][]string{{"keys", "rotate"}, {"keys", "rotate", "--phase", "publish"}, {"keys", "rotate", "--phase", "remove"}, {"cluster", "recreate"}} {
+		u.run(t, append(change, "--name", labName)...).want(t, int(problem.Conflict), "oidclab cluster issuer public")
+	}
+	u.run(t, "exchange", "generic", "--name", labName).want(t, int(problem.Refused))
+	u.run(t, "cluster", "issuer", "--name", labName, "public").want(t, 0)
+	u.run(t, "exchange", "generic", "--name", labName).want(t, 0)
+	u.run(t, "keys", "rotate", "--name", labName, "--phase", "publish").want(t, 0)
+	u.run(t, "cluster", "recreate", "--name", labName).want(t, 0)
 }

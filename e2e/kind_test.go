@@ -168,9 +168,9 @@ func TestKind(t *testing.T) {
 	})
 }
 
-func (u *user) upKind(t testing.TB) lab.Info {
+func (u *user) upKind(t testing.TB, args ...string) lab.Info {
 	t.Helper()
-	r := u.start(t, "", "up", "--engine", "kind", "--name", labName, "-o", "json").wait(t, kindLimit).want(t, 0)
+	r := u.start(t, "", append([]string{"up", "--engine", "kind", "--name", labName, "-o", "json"}, args...)...).wait(t, kindLimit).want(t, 0)
 	var info lab.Info
 	decode(t, r, &info)
 	return info

@@ -18,6 +18,9 @@ import (
 // requireVault, set to 1, makes a missing Vault a failure instead of skips.
 const requireVault = "OIDCLAB_REQUIRE_VAULT"
 
+// scenariosLimit bounds all scenarios, which one after the other take minutes.
+const scenariosLimit = 10 * time.Minute
+
 // TestScenarios runs every scenario against a lab with all that scenarios can
 // need, as `oidclab scenarios run` does for its users. Each is a test of its own.
 func TestScenarios(t *testing.T) {
@@ -28,9 +31,29 @@ func TestScenarios(t *testing.T) {
 		}
 	}
 	u := newUser(t)
-	u.up(t, "--name", "scenarios", "--clusters", "2")
+	u.up(t, "--name", labName, "--clusters", "2")
+	u.runScenarios(t)
+	u.run(t, "down", "--name", labName).want(t, 0)
+}
+
+// TestScenariosOnKind is TestScenarios with clusters whose pods are containers.
+func TestScenariosOnKind(t *testing.T) {
+	u := newUser(t)
+	needKind(t, u)
+	t.Cleanup(func() { u.start(t, "", "down", "--name", labName).wait(t, kindLimit).want(t, 0) })
+	u.upKind(t, "--clusters", "2")
+	traces := u.newInDocker(t)
+	traces.there(t)
+	u.runScenarios(t)
+	u.start(t, "", "down", "--name", labName).wait(t, kindLimit).want(t, 0)
+	traces.gone(t)
+}
+
+// runScenarios runs every scenario that is not slow against the lab.
+func (u *user) runScenarios(t *testing.T) {
+	t.Helper()
 	junit := filepath.Join(t.TempDir(), "junit.xml")
-	run := u.start(t, "", "scenarios", "run", "--name", "scenarios", "-o", "json", "--junit", junit).wait(t, 5*time.Minute)
+	run := u.start(t, "", "scenarios", "run", "--name", labName, "-o", "json", "--junit", junit).wait(t, scenariosLimit)
 	var summary scenarios.Summary
 	if err := json.Unmarshal([]byte(run.stdout), &summary); err != nil {
 		t.Fatalf("%v: %s", err, run)
@@ -63,7 +86,6 @@ func TestScenarios(t *testing.T) {
 	if err != nil || !strings.Contains(string(report), fmt.Sprintf("failures=\"%d\"", summary.Failed)) {
 		t.Errorf("the JUnit report: %v", err)
 	}
-	u.run(t, "down", "--name", "scenarios").want(t, 0)
 }
 
 func journeys(all [][]trace.Event) string {

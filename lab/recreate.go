@@ -7,7 +7,6 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/oidclab/oidclab/lab/cluster"
 	"github.com/oidclab/oidclab/lab/problem"
 )
 
@@ -19,14 +18,13 @@ func (l *Lab) RecreateCluster(ctx context.Context, id string) (KeyInfo, error) {
 	if err != nil {
 		return KeyInfo{}, err
 	}
-	recreator, ok := m.cluster.(cluster.Recreator)
-	if !ok {
-		return KeyInfo{}, problem.New(problem.Usage, "oidclab up --engine "+Embedded, "the %s engine cannot make a cluster anew at its address", l.spec.Engine)
-	}
 	m.rotating.Lock()
 	defer m.rotating.Unlock()
+	if err := m.followed(); err != nil {
+		return KeyInfo{}, err
+	}
 	former := m.keys.Current().ID
-	if err := l.recreate(ctx, m, recreator); err != nil {
+	if err := l.recreate(ctx, m); err != nil {
 		return KeyInfo{}, problem.New(problem.NotReady, "oidclab cluster recreate, again, or oidclab logs", "cluster %s was not made anew: %w", m.id, err)
 	}
 	if err := l.awaitKey(ctx, m, former, false); err != nil {
@@ -36,7 +34,7 @@ func (l *Lab) RecreateCluster(ctx context.Context, id string) (KeyInfo, error) {
 	return l.keyInfo(key), l.awaitKey(ctx, m, key.ID, true)
 }
 
-func (l *Lab) recreate(ctx context.Context, m *member, recreator cluster.Recreator) error {
+func (l *Lab) recreate(ctx context.Context, m *member) error {
 	ctx, cancel := context.WithTimeout(ctx, restartTimeout)
 	defer cancel()
 	webhooks, err := m.cluster.API().Kubernetes().AdmissionregistrationV1().MutatingWebhookConfigurations().List(ctx, metav1.ListOptions{})
@@ -46,7 +44,7 @@ func (l *Lab) recreate(ctx context.Context, m *member, recreator cluster.Recreat
 	l.front.Withdraw(m.id)
 	l.front.Announce(m.id) // requests wait until it is there again
 	m.rotation = nil
-	if err := recreator.Recreate(ctx); err != nil {
+	if err := m.cluster.Recreate(ctx); err != nil {
 		return err
 	}
 	if _, err := m.keys.Replace(); err != nil {

@@ -68,6 +68,9 @@ func (l *Lab) PublishKey(ctx context.Context, id string) (KeyInfo, error) {
 	if err != nil {
 		return KeyInfo{}, err
 	}
+	if err := m.followed(); err != nil {
+		return KeyInfo{}, err
+	}
 	key, err := m.keys.Publish()
 	if err != nil {
 		return KeyInfo{}, err
@@ -98,6 +101,9 @@ func (l *Lab) SignWithKey(_ context.Context, id, kid string) (KeyInfo, error) {
 func (l *Lab) RemoveKey(ctx context.Context, id, kid string) (KeyInfo, error) {
 	m, err := l.member(id)
 	if err != nil {
+		return KeyInfo{}, err
+	}
+	if err := m.followed(); err != nil {
 		return KeyInfo{}, err
 	}
 	if kid, err = m.pick(kid, keys.Retired, "oidclab keys rotate --phase sign"); err != nil {
@@ -133,6 +139,14 @@ func (m *member) pick(kid string, state keys.State, next string) (string, error)
 		}
 	}
 	return "", problem.New(problem.Conflict, next, "cluster %s has no %s key", m.id, state)
+}
+
+// followed returns nil if consumers can learn of the cluster's keys.
+func (m *member) followed() error {
+	if issuer := m.cluster.Identity().Issuer; issuer != m.issuer {
+		return problem.New(problem.Conflict, "oidclab cluster issuer public", "cluster %s issues as %s, whose keys nobody can fetch", m.id, issuer)
+	}
+	return nil
 }
 
 // awaitKey waits until the front publishes, or no longer publishes, a key: as

@@ -20,7 +20,7 @@ const (
 )
 
 // restartTimeout bounds a restart of an API server, kind's included, whose
-// kubelet looks at its manifests every 20 s.
+// kubelet looks at its manifests every 20 s, and a cluster that is made anew.
 const restartTimeout = 2 * time.Minute
 
 // startSigning makes a cluster's keys, and serves them if the lab signs.
@@ -70,17 +70,13 @@ func (m *member) installKeys(files keys.Files) error {
 
 // reconfigure restarts the cluster's API server with a changed identity.
 func (m *member) reconfigure(ctx context.Context, change func(*cluster.Identity)) error {
-	reconfigurer, ok := m.cluster.(cluster.Reconfigurer)
-	if !ok {
-		return problem.New(problem.Usage, "oidclab status", "the API server of cluster %s is not the lab's to restart", m.id)
-	}
 	m.changing.Lock()
 	defer m.changing.Unlock()
 	identity := m.cluster.Identity()
 	change(&identity)
 	ctx, cancel := context.WithTimeout(ctx, restartTimeout)
 	defer cancel()
-	if err := reconfigurer.Reconfigure(ctx, identity); err != nil {
+	if err := m.cluster.Reconfigure(ctx, identity); err != nil {
 		return problem.New(problem.NotReady, "oidclab logs", "the API server of cluster %s was restarted, and does not serve what it was to: %w", m.id, err)
 	}
 	return nil

@@ -40,27 +40,18 @@ type Cluster interface {
 	Kubeconfig() []byte
 	// Healthy returns nil if the cluster serves, and otherwise why it does not.
 	Healthy(ctx context.Context) error
+	// Reconfigure restarts the API server with an identity of the same ID, with
+	// other key files or issuers, at the same address. It returns when the API
+	// server serves that identity's discovery document and, with KeyFiles, key
+	// set (API.CheckIdentity). After an error the cluster has its former identity
+	// again; if not even that can be had, the error says so, and Reconfigure may
+	// be called again.
+	Reconfigure(ctx context.Context, identity Identity) error
+	// Recreate makes the cluster anew with the identity that it has, at the same
+	// address and with the same administrator: nothing of its objects stays.
+	// After an error it may not serve; Recreate may be called again.
+	Recreate(ctx context.Context) error
 	// Close ends the cluster and all that belongs to it. It may be called at
 	// any time, and again.
 	Close(ctx context.Context) error
-}
-
-// Reconfigurer is implemented by clusters whose API server the lab can restart
-// with another identity: other key files, other issuers.
-type Reconfigurer interface {
-	// Reconfigure restarts the API server with an identity of the same ID, at
-	// the same address, and returns when it serves that identity's discovery
-	// document and, with KeyFiles, key set (API.CheckIdentity). After an error
-	// the cluster has its former identity again; if not even that can be had,
-	// the error says so, and Reconfigure may be called again.
-	Reconfigure(ctx context.Context, identity Identity) error
-}
-
-// Recreator is implemented by clusters that can be made anew at the same address
-// and with the same administrator.
-type Recreator interface {
-	// Recreate makes the cluster anew with the identity that it has: nothing of
-	// its objects stays. After an error it may not serve; Recreate may be called
-	// again.
-	Recreate(ctx context.Context) error
 }

@@ -52,8 +52,7 @@ func (a *app) clusterRecreateCommand() *cobra.Command {
 		Use: "recreate", Short: "Make a cluster anew under the same issuer URL, with other keys",
 		Long: `Make a cluster anew under the same issuer URL: its objects are gone, and one new
 key signs. Trust is bound to the URL, so relying parties follow, but each only when
-its key cache lets it. Only on the embedded engine: kind's clusters do not come back
-at the same address.`,
+its key cache lets it.`,
 		Args: exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withLab(cmd.Context(), func(ctx context.Context, client *control.Client, _ lab.Status) error {

@@ -202,7 +202,7 @@ func shortDir(t *testing.T) string {
 func (f *fixture) reconfigure(identity cluster.Identity) error {
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
-	return f.Cluster.(cluster.Reconfigurer).Reconfigure(ctx, identity)
+	return f.Reconfigure(ctx, identity)
 }
 
 func (f *fixture) close(t *testing.T) {
@@ -765,7 +765,7 @@ func (f *fixture) testBadIdentity(t *testing.T) {
 	bad.Issuer = "http://issuer.example"
 	ctx, cancel := context.WithTimeout(t.Context(), settle)
 	defer cancel()
-	if err := f.Cluster.(cluster.Reconfigurer).Reconfigure(ctx, bad); err == nil || !strings.Contains(err.Error(), "use an https URL") {
+	if err := f.Reconfigure(ctx, bad); err == nil || !strings.Contains(err.Error(), "use an https URL") {
 		t.Errorf("got %v, want the cause and the next step", err)
 	}
 	other := f.Identity()
@@ -786,14 +786,10 @@ func (f *fixture) testBadIdentity(t *testing.T) {
 // testRecreation makes the cluster anew, and expects nothing of it to be left
 // but its address, its identity and its administrator.
 func (f *fixture) testRecreation(t *testing.T) {
-	recreator, ok := f.Cluster.(cluster.Recreator)
-	if !ok {
-		t.Skip("recreation: the engine cannot make a cluster anew at its address")
-	}
 	host, old := f.API().Config().Host, f.token(t, nil)
 	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
 	defer cancel()
-	if err := recreator.Recreate(ctx); err != nil {
+	if err := f.Recreate(ctx); err != nil {
 		t.Fatal(err)
 	}
 	if err := f.Healthy(t.Context()); err != nil {

@@ -61,11 +61,7 @@ type component struct {
 	process *proc.Process
 }
 
-var (
-	_ cluster.Cluster      = (*Cluster)(nil)
-	_ cluster.Reconfigurer = (*Cluster)(nil)
-	_ cluster.Recreator    = (*Cluster)(nil)
-)
+var _ cluster.Cluster = (*Cluster)(nil)
 
 // Start starts a cluster and waits until its API server is ready and its
 // controllers have set up the default namespace. The context bounds the start
@@ -140,7 +136,7 @@ func (c *Cluster) serveAs(ctx context.Context, identity cluster.Identity) error 
 	return c.api.CheckIdentity(ctx, identity)
 }
 
-// Reconfigure implements cluster.Reconfigurer. Connections that are made while
+// Reconfigure implements cluster.Cluster. Connections that are made while
 // the API server restarts wait for it; those that are open end.
 func (c *Cluster) Reconfigure(ctx context.Context, identity cluster.Identity) (err error) {
 	c.reconfiguring.Lock()
@@ -190,7 +186,7 @@ func (c *Cluster) untilClose(ctx context.Context) (context.Context, context.Canc
 	return ctx, func() { stop(); cancel(nil) }
 }
 
-// Recreate implements cluster.Recreator.
+// Recreate implements cluster.Cluster.
 func (c *Cluster) Recreate(ctx context.Context) (err error) {
 	c.reconfiguring.Lock()
 	defer c.reconfiguring.Unlock()

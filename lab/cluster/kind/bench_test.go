@@ -77,17 +77,16 @@ func createPlain(b *testing.B, image string) time.Duration {
 	c := &Cluster{config: Config{
 		Identity: identity, Dir: b.TempDir(), Image: image, Network: network, Address: gateway, Plain: true, Log: slog.New(slog.DiscardHandler),
 	}}
-	n, err := probe(b.Context(), image, nil)
-	if err != nil {
+	if c.machine, err = probe(b.Context(), image, nil); err != nil {
 		b.Fatal(err)
 	}
-	if n.cgroup, err = docker(b.Context(), "info", "--format", "{{.CgroupVersion}}"); err != nil {
+	if c.machine.cgroup, err = docker(b.Context(), "info", "--format", "{{.CgroupVersion}}"); err != nil {
 		b.Fatal(err)
 	}
-	if err := c.writeMount(); err != nil {
+	if err := c.writeMount(identity); err != nil {
 		b.Fatal(err)
 	}
-	config, err := c.kindConfig(n)
+	config, err := c.kindConfig(identity)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -108,8 +108,8 @@ func writeFiles(dir string, files map[string][]byte) error {
 	return nil
 }
 
-// writeMount writes what the node has as nodeDir.
-func (c *Cluster) writeMount() error {
+// writeMount writes what the node of a cluster with an identity has as nodeDir.
+func (c *Cluster) writeMount(identity cluster.Identity) error {
 	authentication, err := cluster.AuthenticationConfig(c.config.Trusts)
 	if err != nil {
 		return err
@@ -119,7 +119,7 @@ func (c *Cluster) writeMount() error {
 		return err
 	}
 	patches := map[string][]byte{}
-	if c.config.Identity.KeyFiles == nil {
+	if identity.KeyFiles == nil {
 		// kubeadm always sets these, an empty value would not unset them, and the
 		// API server refuses them beside an external signer. Nor would anybody
 		// believe the tokens that the controller manager would sign.
@@ -133,7 +133,7 @@ func (c *Cluster) writeMount() error {
 	if err := writeFiles(filepath.Join(c.mountDir(), "patches"), patches); err != nil {
 		return err
 	}
-	return c.writeKeys(c.config.Identity, c.generation)
+	return c.writeKeys(identity, c.generation)
 }
 
 // podPatch returns a strategic merge patch of a static pod. It takes arguments out
@@ -174,9 +174,8 @@ provisioner: kubernetes.io/no-provisioner
 volumeBindingMode: WaitForFirstConsumer
 `
 
-// kindConfig returns kind's description of the cluster.
-func (c *Cluster) kindConfig(n node) (*v1alpha4.Cluster, error) {
-	identity := c.config.Identity
+// kindConfig returns kind's description of the cluster with an identity.
+func (c *Cluster) kindConfig(identity cluster.Identity) (*v1alpha4.Cluster, error) {
 	type volume struct {
 		Name      string `json:"name"`
 		HostPath  string `json:"hostPath"`
@@ -225,7 +224,10 @@ func (c *Cluster) kindConfig(n node) (*v1alpha4.Cluster, error) {
 			{Group: "kubeadm.k8s.io", Version: "v1beta4", Kind: "InitConfiguration", Patch: string(initPatch)},
 		},
 	}
-	n.adapt(config)
+	if c.kept != nil {
+		c.kept.adapt(config)
+	}
+	c.machine.adapt(config)
 	return config, nil
 }
 

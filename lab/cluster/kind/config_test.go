@@ -143,10 +143,10 @@ func TestWithArguments(t *testing.T) {
 
 func newCluster(t *testing.T, identity cluster.Identity) *Cluster {
 	t.Helper()
-	c := &Cluster{identity: identity, config: Config{
+	c := &Cluster{identity: identity, machine: node{version.MustParseSemantic("v1.36.1"), true, "2"}, config: Config{
 		Identity: identity, Dir: t.TempDir(), Image: "node:v1", Network: "oidclab-x-12345", Address: netip.MustParseAddr("172.18.0.1"), Plain: true,
 	}}
-	if err := c.writeMount(); err != nil {
+	if err := c.writeMount(identity); err != nil {
 		t.Fatal(err)
 	}
 	return c
@@ -202,7 +202,9 @@ func TestAdapt(t *testing.T) {
 		"without SYS_RESOURCE":   {node{kubernetes, false, "2"}, `{"featureGates":{"KubeletInUserNamespace":true},"kind":"KubeletConfiguration"}`, true},
 		"without, and cgroup v1": {node{kubernetes, false, "1"}, `{"failCgroupV1":false,"featureGates":{"KubeletInUserNamespace":true},"kind":"KubeletConfiguration"}`, true},
 	} {
-		config, err := newCluster(t, signed()).kindConfig(c.node)
+		adapted := newCluster(t, signed())
+		adapted.machine = c.node
+		config, err := adapted.kindConfig(signed())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -217,7 +219,7 @@ func TestAdapt(t *testing.T) {
 
 func TestKindConfig(t *testing.T) {
 	c := newCluster(t, selfSigned())
-	config, err := c.kindConfig(node{version.MustParseSemantic("v1.36.1"), true, "2"})
+	config, err := c.kindConfig(selfSigned())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -247,8 +249,12 @@ func TestKindConfig(t *testing.T) {
 		t.Errorf("got %q, want %q", flags, want)
 	}
 	c.config.Plain = false
-	if config, err = c.kindConfig(node{version.MustParseSemantic("v1.36.1"), true, "2"}); err != nil || config.Networking.DisableDefaultCNI || len(config.Nodes[0].ExtraMounts) != 1 {
+	if config, err = c.kindConfig(selfSigned()); err != nil || config.Networking.DisableDefaultCNI || len(config.Nodes[0].ExtraMounts) != 1 {
 		t.Errorf("with kind's own network: %+v (%v)", config, err)
+	}
+	c.kept = &kept{35123, "/ca"}
+	if config, err = c.kindConfig(selfSigned()); err != nil || config.Networking.APIServerPort != 35123 || len(config.Nodes[0].ExtraMounts) != 3 {
+		t.Errorf("made anew: %+v (%v)", config, err)
 	}
 }
 

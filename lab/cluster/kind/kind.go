@@ -22,6 +22,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/kind/pkg/apis/config/v1alpha4"
 	kindcluster "sigs.k8s.io/kind/pkg/cluster"
 	kindexec "sigs.k8s.io/kind/pkg/exec"
 
@@ -58,6 +59,7 @@ type Config struct {
 // Cluster is a running cluster. Make one with Start.
 type Cluster struct {
 	config     Config
+	machine    node
 	api        *cluster.API
 	kubeconfig []byte
 
@@ -66,14 +68,12 @@ type Cluster struct {
 	generation int              // of key files; changed by Reconfigure only
 
 	reconfiguring sync.Mutex
+	kept          *kept         // guarded by reconfiguring; nil before the first Recreate
 	closed        chan struct{} // closed by Close
 	closeOnce     sync.Once
 }
 
-var (
-	_ cluster.Cluster      = (*Cluster)(nil)
-	_ cluster.Reconfigurer = (*Cluster)(nil)
-)
+var _ cluster.Cluster = (*Cluster)(nil)
 
 // Start creates a cluster and waits until its node is ready, its API server has
 // the wanted identity, and its controllers have set up the default namespace.
@@ -94,43 +94,60 @@ func Start(ctx context.Context, config Config) (_ *Cluster, err error) {
 			err = errors.Join(fmt.Errorf("cluster %s: %w", config.Identity.ID, err), c.Close(undo))
 		}
 	}()
-	n, err := probe(ctx, config.Image, config.Reach, "--name", c.probeName(), "--network", config.Network, "--label", Label+"="+config.Network)
+	c.machine, err = probe(ctx, config.Image, config.Reach, "--name", c.probeName(), "--network", config.Network, "--label", Label+"="+config.Network)
 	if err != nil {
 		return nil, err
 	}
-	if n.cgroup, err = docker(ctx, "info", "--format", "{{.CgroupVersion}}"); err != nil {
+	if c.machine.cgroup, err = docker(ctx, "info", "--format", "{{.CgroupVersion}}"); err != nil {
 		return nil, err
 	}
-	if err := c.writeMount(); err != nil {
+	if err := c.start(ctx, config.Identity); err != nil {
 		return nil, err
+	}
+	return c, nil
+}
+
+// start creates a cluster with an identity, and waits for it.
+func (c *Cluster) start(ctx context.Context, identity cluster.Identity) error {
+	if err := c.writeMount(identity); err != nil {
+		return err
+	}
+	config, err := c.kindConfig(identity)
+	if err != nil {
+		return err
 	}
 	start, startCtx := errgroup.WithContext(ctx)
 	created := make(chan struct{})
 	start.Go(func() error {
 		defer close(created)
-		return c.create(startCtx, n)
+		return c.create(startCtx, config)
 	})
-	start.Go(func() error { return c.importImages(startCtx, config.Images, created) })
+	start.Go(func() error { return c.importImages(startCtx, c.config.Images, created) })
 	if err := start.Wait(); err != nil {
-		return nil, err
+		return err
 	}
+	if c.api == nil {
+		if err := c.connect(); err != nil {
+			return err
+		}
+	}
+	if err := errors.Join(c.checkCommand(ctx, identity), c.api.CheckIdentity(ctx, identity)); err != nil {
+		return err
+	}
+	return await(ctx, c.ready)
+}
+
+// connect makes the client of the API.
+func (c *Cluster) connect() (err error) {
 	if c.kubeconfig, err = os.ReadFile(c.kubeconfigFile()); err != nil {
-		return nil, err
+		return err
 	}
 	admin, err := clientcmd.RESTConfigFromKubeConfig(c.kubeconfig)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if c.api, err = cluster.NewAPI(admin); err != nil {
-		return nil, err
-	}
-	if err := errors.Join(c.checkCommand(ctx, config.Identity), c.api.CheckIdentity(ctx, config.Identity)); err != nil {
-		return nil, err
-	}
-	if err := await(ctx, c.ready); err != nil {
-		return nil, err
-	}
-	return c, nil
+	c.api, err = cluster.NewAPI(admin)
+	return err
 }
 
 func (c *Cluster) kubeconfigFile() string { return filepath.Join(c.config.Dir, "kubeconfig") }
@@ -146,11 +163,7 @@ func (c *Cluster) probeName() string { return c.name() + "-probe" }
 
 // create has kind create the cluster. kind can't be told to stop, but its next
 // command in a node that is gone fails.
-func (c *Cluster) create(ctx context.Context, n node) error {
-	config, err := c.kindConfig(n)
-	if err != nil {
-		return err
-	}
+func (c *Cluster) create(ctx context.Context, config *v1alpha4.Cluster) error {
 	created := make(chan error, 1)
 	go func() {
 		created <- kindcluster.NewProvider(kindcluster.ProviderWithDocker(), kindcluster.ProviderWithLogger(kindLog{c.config.Log, c.config.Observe})).
@@ -172,7 +185,7 @@ func (c *Cluster) create(ctx context.Context, n node) error {
 	removing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
 	for {
-		err := c.Close(removing)
+		err := c.remove(removing)
 		select {
 		case <-created:
 			return context.Cause(ctx)
@@ -290,6 +303,13 @@ func (c *Cluster) Healthy(ctx context.Context) error {
 // Close implements cluster.Cluster. It leaves the files and the network.
 func (c *Cluster) Close(ctx context.Context) error {
 	c.closeOnce.Do(func() { close(c.closed) })
+	c.reconfiguring.Lock() // waits for a restart, which ends now
+	defer c.reconfiguring.Unlock()
+	return c.remove(ctx)
+}
+
+// remove removes the containers.
+func (c *Cluster) remove(ctx context.Context) error {
 	return removeContainers(ctx, func(found container) bool {
 		return found.cluster == c.name() || found.name == c.probeName()
 	})

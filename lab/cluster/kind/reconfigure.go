@@ -18,7 +18,7 @@ const manifest = "/etc/kubernetes/manifests/kube-apiserver.yaml"
 
 var errClosed = errors.New("the cluster is closed")
 
-// Reconfigure implements cluster.Reconfigurer: it changes the API server's
+// Reconfigure implements cluster.Cluster: it changes the API server's
 // static pod. A cluster that was started with key files takes no external signer.
 func (c *Cluster) Reconfigure(ctx context.Context, identity cluster.Identity) error {
 	c.reconfiguring.Lock()
