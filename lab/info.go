@@ -61,6 +61,7 @@ type AWSInfo struct {
 // GCPInfo is how Google's libraries reach the lab's GCP.
 type GCPInfo struct {
 	URL            string            `json:"url"` // of token service, impersonation and storage
+	Project        string            `json:"project"`
 	ServiceAccount string            `json:"serviceAccount"`
 	Bucket         string            `json:"bucket"`
 	Object         string            `json:"object"`

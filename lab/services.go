@@ -209,7 +209,7 @@ func (l *Lab) startGCP(u *undo) error {
 		return err
 	}
 	l.info.GCP = GCPInfo{
-		URL: server.URL(), ServiceAccount: fixtures.GCPServiceAccount, Bucket: fixtures.Bucket, Object: fixtures.Object, Audiences: map[string]string{},
+		URL: server.URL(), Project: fixtures.GCPProject, ServiceAccount: fixtures.GCPServiceAccount, Bucket: fixtures.Bucket, Object: fixtures.Object, Audiences: map[string]string{},
 	}
 	config := gcp.Config{ProjectNumber: fixtures.GCPProjectNumber, Client: l.client, Clock: l.Clock, Trace: l.Trace}
 	var workloads []string

@@ -117,7 +117,11 @@ func (w Workload) aws(ctx context.Context) ([]Variable, error) {
 	variables, err := w.awsIdentity(ctx)
 	// Not AWS_ENDPOINT_URL: the Go SDK's credential chain does not heed it, and
 	// the token would go to the real AWS.
-	return append(variables, Variable{"AWS_ENDPOINT_URL_STS", w.Info.AWS.Endpoint}, Variable{"AWS_ENDPOINT_URL_S3", w.Info.AWS.S3}), err
+	return append(variables,
+		Variable{"AWS_ENDPOINT_URL_STS", w.Info.AWS.Endpoint},
+		Variable{"AWS_ENDPOINT_URL_S3", w.Info.AWS.S3},
+		Variable{"NODE_EXTRA_CA_CERTS", w.Files.CA()}, // the SDK for Node.js does not heed AWS_CA_BUNDLE
+	), err
 }
 
 func (w Workload) awsIdentity(ctx context.Context) ([]Variable, error) {
@@ -149,8 +153,12 @@ func (w Workload) roots() []Variable {
 
 func (w Workload) gcp(ctx context.Context) ([]Variable, error) {
 	file, err := w.gcpCredentials(ctx, "gcp", w.Info.GCP.URL)
-	return append([]Variable{{"GOOGLE_APPLICATION_CREDENTIALS", file}}, w.roots()...), err
+	return append([]Variable{{"GOOGLE_APPLICATION_CREDENTIALS", file}, w.gcpProject()}, w.roots()...), err
 }
+
+// gcpProject keeps libraries from asking cloudresourcemanager.googleapis.com
+// which project they are in, with the access token.
+func (w Workload) gcpProject() Variable { return Variable{"GOOGLE_CLOUD_PROJECT", w.Info.GCP.Project} }
 
 // gcpCredentials returns the credential file of the workload. An empty url
 // means Google's own.
@@ -241,7 +249,7 @@ func (w Workload) proxy(ctx context.Context) ([]Variable, error) {
 		{"no_proxy", w.direct()},
 		{"AWS_ENDPOINT_URL_STS", ""}, {"AWS_ENDPOINT_URL_S3", ""}, {"STACKIT_IDP_TOKEN_ENDPOINT", ""},
 		{"AZURE_AUTHORITY_HOST", "https://login.microsoftonline.com/"},
-		{"GOOGLE_APPLICATION_CREDENTIALS", google},
+		{"GOOGLE_APPLICATION_CREDENTIALS", google}, w.gcpProject(),
 	}, amazon, microsoft, schwarz, oracle, w.roots()), nil
 }
 

@@ -33,7 +33,7 @@ func world(t *testing.T) (lab.Info, lab.ClusterInfo) {
 			Roles: map[string]string{"c1": "arn:one", "c2": "arn:two"},
 		},
 		GCP: lab.GCPInfo{
-			URL: "https://gcp.lab", ServiceAccount: "app@lab.example", Bucket: "demo", Object: "greeting",
+			URL: "https://gcp.lab", Project: "shop-project", ServiceAccount: "app@lab.example", Bucket: "demo", Object: "greeting",
 			Audiences: map[string]string{"c1": "//iam/one", "c2": "//iam/two"},
 		},
 		Azure: lab.AzureInfo{
@@ -110,8 +110,8 @@ var (
 // environments are the variables of each party, in their order.
 var environments = map[string][]string{
 	"kubernetes": {"KUBECONFIG=/lab/c2.kubeconfig"},
-	"aws":        slices.Concat(awsIdentity, []string{"AWS_ENDPOINT_URL_STS=https://aws.lab", "AWS_ENDPOINT_URL_S3=https://s3.lab"}),
-	"gcp":        slices.Concat([]string{"GOOGLE_APPLICATION_CREDENTIALS=~/gcp.json"}, roots),
+	"aws":        slices.Concat(awsIdentity, []string{"AWS_ENDPOINT_URL_STS=https://aws.lab", "AWS_ENDPOINT_URL_S3=https://s3.lab", "NODE_EXTRA_CA_CERTS=/ca.crt"}),
+	"gcp":        slices.Concat([]string{"GOOGLE_APPLICATION_CREDENTIALS=~/gcp.json", "GOOGLE_CLOUD_PROJECT=shop-project"}, roots),
 	"azure":      slices.Concat(azureIdentity, []string{"AZURE_AUTHORITY_HOST=https://azure.lab/"}, roots),
 	"stackit":    slices.Concat(stackitIdentity, []string{"STACKIT_IDP_TOKEN_ENDPOINT=https://stackit.lab/token"}, roots),
 	"oci": slices.Concat(ociIdentity, []string{
@@ -133,7 +133,7 @@ var environments = map[string][]string{
 		"HTTPS_PROXY=http://127.0.0.1:3128", "https_proxy=http://127.0.0.1:3128", "HTTP_PROXY=http://127.0.0.1:3128", "http_proxy=http://127.0.0.1:3128",
 		"NO_PROXY=127.0.0.1,localhost,::1,10.0.0.1", "no_proxy=127.0.0.1,localhost,::1,10.0.0.1",
 		"AWS_ENDPOINT_URL_STS=", "AWS_ENDPOINT_URL_S3=", "STACKIT_IDP_TOKEN_ENDPOINT=", "AZURE_AUTHORITY_HOST=https://login.microsoftonline.com/",
-		"GOOGLE_APPLICATION_CREDENTIALS=~/proxy.json",
+		"GOOGLE_APPLICATION_CREDENTIALS=~/proxy.json", "GOOGLE_CLOUD_PROJECT=shop-project",
 	}, awsIdentity, azureIdentity, stackitIdentity, ociIdentity, roots),
 }
 
