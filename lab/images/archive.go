@@ -14,7 +14,6 @@ import (
 	"runtime"
 	"strings"
 
-	"github.com/google/go-containerregistry/pkg/compression"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
@@ -38,10 +37,35 @@ func newImage(config v1.Config, layers ...v1.Layer) (v1.Image, error) {
 	return mutate.AppendLayers(image, layers...)
 }
 
-// tarLayer returns a layer that is an uncompressed tar file.
-func tarLayer(file string) (v1.Layer, error) {
-	return tarball.LayerFromFile(file, tarball.WithCompression(compression.None), tarball.WithMediaType(types.DockerUncompressedLayer))
+// tarLayer is a layer that is a tar file as it is. (The layers of package tarball
+// are compressed, whatever they are asked for.)
+type tarLayer struct {
+	open   func() (io.ReadCloser, error)
+	size   int64
+	digest v1.Hash
 }
+
+var _ v1.Layer = (*tarLayer)(nil)
+
+func newTarLayer(open func() (io.ReadCloser, error)) (*tarLayer, error) {
+	content, err := open()
+	if err != nil {
+		return nil, err
+	}
+	digest, size, err := v1.SHA256(content)
+	return &tarLayer{open, size, digest}, errors.Join(err, content.Close())
+}
+
+func tarFile(name string) (*tarLayer, error) {
+	return newTarLayer(func() (io.ReadCloser, error) { return os.Open(name) })
+}
+
+func (l *tarLayer) Digest() (v1.Hash, error)             { return l.digest, nil }
+func (l *tarLayer) DiffID() (v1.Hash, error)             { return l.digest, nil }
+func (l *tarLayer) Compressed() (io.ReadCloser, error)   { return l.open() }
+func (l *tarLayer) Uncompressed() (io.ReadCloser, error) { return l.open() }
+func (l *tarLayer) Size() (int64, error)                 { return l.size, nil }
+func (l *tarLayer) MediaType() (types.MediaType, error)  { return types.DockerUncompressedLayer, nil }
 
 // programLayer returns a layer that holds one program, as target. The program is
 // read when the layer is, and not held in memory.
@@ -69,7 +93,7 @@ func programLayer(program, target string) (v1.Layer, error) {
 			io.Closer
 		}{io.MultiReader(bytes.NewReader(header.Bytes()), file, bytes.NewReader(trailer)), file}, nil
 	}
-	return tarball.LayerFromOpener(open, tarball.WithCompression(compression.None), tarball.WithMediaType(types.DockerUncompressedLayer))
+	return newTarLayer(open)
 }
 
 // programImage returns an image of one static program, which is its

@@ -220,7 +220,7 @@ func (b *nodeBuild) baseImage(ctx context.Context) error {
 		return err
 	}
 	return b.step("node base image", func() (string, error) {
-		layer, err := tarLayer(b.path("debian", "base.tar"))
+		layer, err := tarFile(b.path("debian", "base.tar"))
 		if err != nil {
 			return "", err
 		}
@@ -378,7 +378,7 @@ func (b *nodeBuild) images(ctx context.Context) (map[string]map[string]v1.Image,
 func (b *nodeBuild) nodeProgram(program, target string, entrypoint bool, below ...string) (v1.Image, error) {
 	var layers []v1.Layer
 	for _, file := range below {
-		layer, err := tarLayer(b.path(file))
+		layer, err := tarFile(b.path(file))
 		if err != nil {
 			return nil, err
 		}

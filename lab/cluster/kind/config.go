@@ -204,6 +204,11 @@ func (c *Cluster) kindConfig(identity cluster.Identity) (*v1alpha4.Cluster, erro
 	for _, a := range append(arguments(identity, c.generation), argument{"authentication-config", path.Join(nodeDir, "authentication.yaml")}) {
 		apiServer = append(apiServer, operation{"add", "/apiServer/extraArgs/-", a})
 	}
+	// At its 20 requests a second, the accounts and tokens of its controllers would
+	// keep it from making the first account of the cluster for 5 s.
+	apiServer = append(apiServer,
+		operation{"add", "/controllerManager/extraArgs/-", argument{"kube-api-qps", "500"}},
+		operation{"add", "/controllerManager/extraArgs/-", argument{"kube-api-burst", "500"}})
 	apiServerPatch, err := json.Marshal(apiServer)
 	if err != nil {
 		return nil, err
