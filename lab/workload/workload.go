@@ -245,7 +245,8 @@ func (w Workload) proxy(ctx context.Context) ([]Variable, error) {
 		{"https_proxy", w.Info.Proxy},
 		{"HTTP_PROXY", w.Info.Proxy}, // refuses, and records
 		{"http_proxy", w.Info.Proxy},
-		{"NO_PROXY", w.direct()}, // the Kubernetes API, for one
+		{"NODE_USE_ENV_PROXY", "1"}, // Node.js 24; before, its fetch heeds no proxy
+		{"NO_PROXY", w.direct()},    // the Kubernetes API, for one
 		{"no_proxy", w.direct()},
 		{"AWS_ENDPOINT_URL_STS", ""}, {"AWS_ENDPOINT_URL_S3", ""}, {"STACKIT_IDP_TOKEN_ENDPOINT", ""},
 		{"AZURE_AUTHORITY_HOST", "https://login.microsoftonline.com/"},

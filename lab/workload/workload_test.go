@@ -130,7 +130,7 @@ var environments = map[string][]string{
 		"AZURE_KUBERNETES_CA_DATA=", "AZURE_KUBERNETES_SNI_NAME=",
 	}, roots),
 	workload.Proxy: slices.Concat([]string{
-		"HTTPS_PROXY=http://127.0.0.1:3128", "https_proxy=http://127.0.0.1:3128", "HTTP_PROXY=http://127.0.0.1:3128", "http_proxy=http://127.0.0.1:3128",
+		"HTTPS_PROXY=http://127.0.0.1:3128", "https_proxy=http://127.0.0.1:3128", "HTTP_PROXY=http://127.0.0.1:3128", "http_proxy=http://127.0.0.1:3128", "NODE_USE_ENV_PROXY=1",
 		"NO_PROXY=127.0.0.1,localhost,::1,10.0.0.1", "no_proxy=127.0.0.1,localhost,::1,10.0.0.1",
 		"AWS_ENDPOINT_URL_STS=", "AWS_ENDPOINT_URL_S3=", "STACKIT_IDP_TOKEN_ENDPOINT=", "AZURE_AUTHORITY_HOST=https://login.microsoftonline.com/",
 		"GOOGLE_APPLICATION_CREDENTIALS=~/proxy.json", "GOOGLE_CLOUD_PROJECT=shop-project",
