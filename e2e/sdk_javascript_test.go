@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/oidclab/oidclab/fixtures"
@@ -19,9 +18,10 @@ func TestJavaScript(t *testing.T) {
 	u := newUser(t)
 	info := u.up(t, "--name", labName)
 	lab, production := inLab(info), inProduction()
-	// Unlike the SDK for Go, that of AWS does not try a refused token again.
+	// Unlike AWS's SDK for Go, this one does not try a refused token again.
 	awsAccount := refusal{"AccessDenied", "Not authorized to perform sts:AssumeRoleWithWebIdentity"}
 	awsAudience := refusal{"InvalidIdentityTokenException", "could not be validated"}
+	// Its class, GaxiosError, is not its name.
 	gcpAccount := refusal{"Error", "Permission 'iam.serviceAccounts.getAccessToken' denied"}
 	gcpAudience := refusal{"Error", "The audience in ID Token does not match the expected audience."}
 	for _, test := range []struct {
@@ -59,18 +59,18 @@ func javaScript(t testing.TB) (node, script string) {
 	if err := os.CopyFS(dir, os.DirFS(filepath.Join("testdata", "javascript"))); err != nil {
 		t.Fatal(err)
 	}
-	install := exec.Command(npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--engine-strict", "--prefer-offline", "--fetch-retries=1")
+	install := exec.Command(npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--engine-strict", "--prefer-offline", "--fetch-retry-mintimeout=1000")
 	install.Dir = dir
 	output, err := install.CombinedOutput()
 	if err == nil {
 		return node, filepath.Join(dir, "application.mjs")
 	}
-	why := strings.TrimSpace(string(output))
-	switch code := npmCode(why); code {
-	case "EUSAGE", "EINTEGRITY", "EJSONPARSE": // what is wrong is the lock
-		t.Fatalf("npm ci: %v: %s", err, why)
+	t.Logf("npm ci: %v: %s", err, output)
+	switch code := npmCode(string(output)); code {
+	case "EUSAGE", "EINTEGRITY", "EJSONPARSE":
+		t.Fatalf("npm ci: %s: package.json or its lock is wrong", code)
 	default:
-		lacking(t, "the libraries of testdata/javascript by npm", why)
+		lacking(t, "the libraries of testdata/javascript from npm's registry", "npm ci: "+code)
 	}
 	return "", ""
 }
