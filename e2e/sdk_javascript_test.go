@@ -35,6 +35,7 @@ func TestJavaScript(t *testing.T) {
 		{"azure", []string{"azure", lab.azure}, info.Azure.ClientIDs["c1"], refusal{"AuthenticationRequiredError", "AADSTS700213"}, refusal{"AuthenticationRequiredError", "AADSTS700212"}},
 		{"proxy", []string{"aws", production.aws}, assumed(info), awsAccount, awsAudience},
 		{"proxy", []string{"gcp", production.gcp}, fixtures.GCPServiceAccount, gcpAccount, gcpAudience},
+		// DefaultAzureCredential goes on after a refusal, and asks Entra once more.
 		{"proxy", []string{"azure", production.azure, "default"}, info.Azure.ClientIDs["c1"], refusal{"AggregateAuthenticationError", "AADSTS700213"}, refusal{"AggregateAuthenticationError", "AADSTS700212"}},
 	} {
 		t.Run(test.args[0]+" for "+test.party, func(t *testing.T) {
