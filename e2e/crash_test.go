@@ -153,6 +153,7 @@ func kubernetesClient(t *testing.T, cluster lab.ClusterInfo) kubernetes.Interfac
 	if err != nil {
 		t.Fatal(err)
 	}
+	config.QPS = -1 // as fast as it goes
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		t.Fatal(err)

@@ -63,7 +63,8 @@ type member struct {
 	keys    *keys.Set
 	cluster cluster.Cluster
 
-	changing sync.Mutex // held over a change of the cluster's identity
+	anew     chan struct{} // holds one after the cluster was made anew
+	changing sync.Mutex    // held over a change of the cluster's identity
 	rotating sync.Mutex
 	rotation *Rotation // guarded by rotating; nil before the first
 }
@@ -143,7 +144,7 @@ func (l *Lab) Info() Info { return l.info }
 func (l *Lab) newMembers() []*member {
 	for i := range l.spec.Clusters {
 		id := clusterID(i)
-		l.members = append(l.members, &member{id: id, dir: filepath.Join(l.spec.Dir, "clusters", id)})
+		l.members = append(l.members, &member{id: id, dir: filepath.Join(l.spec.Dir, "clusters", id), anew: make(chan struct{}, 1)})
 	}
 	return l.members
 }

@@ -8,6 +8,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -142,16 +143,31 @@ func (l *Lab) publishCA(m *member, u *undo) {
 			l.spec.Log.Warn("the lab's CA is not in a namespace", "cluster", m.id, "namespace", namespace.Name, "why", err)
 		}
 	}
-	factory := informers.NewSharedInformerFactory(m.cluster.API().Kubernetes(), publishAgain)
-	// It fails on an informer that was stopped only.
-	_, _ = factory.Core().V1().Namespaces().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc:    publish,
-		UpdateFunc: func(_, now any) { publish(now) },
+	watch := func() { // until the cluster is made anew, where versions of objects begin again
+		informing, cancel := context.WithCancel(watching)
+		factory := informers.NewSharedInformerFactory(m.cluster.API().Kubernetes(), publishAgain)
+		// It fails on an informer that was stopped only.
+		_, _ = factory.Core().V1().Namespaces().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+			AddFunc:    publish,
+			UpdateFunc: func(_, now any) { publish(now) },
+		})
+		factory.Start(informing.Done())
+		select {
+		case <-m.anew:
+		case <-watching.Done():
+		}
+		cancel()
+		factory.Shutdown()
+	}
+	var watches sync.WaitGroup
+	watches.Go(func() {
+		for watching.Err() == nil {
+			watch()
+		}
 	})
-	factory.Start(watching.Done())
 	u.add("CA in the namespaces of "+m.id, func(context.Context) error {
 		stop()
-		factory.Shutdown()
+		watches.Wait()
 		return nil
 	})
 }

@@ -23,11 +23,12 @@ import (
 	"github.com/oidclab/oidclab/lab/workload"
 )
 
-// How long a pod may take to end, and a kubelet to notice that a token is old:
-// it looks once a minute or so.
+// How long a pod may take to end, services to be reached, and a kubelet to notice
+// that a token is old: it looks once a minute or so.
 const (
-	podTimeout     = time.Minute
-	refreshTimeout = 11 * time.Minute
+	podTimeout      = time.Minute
+	servicesTimeout = 3 * time.Minute
+	refreshTimeout  = 11 * time.Minute
 )
 
 // pods are workloads as their users run them: nothing but a manifest, an image
@@ -48,12 +49,14 @@ func pods() []Scenario {
 		add("the webhook alone lets a pod exchange its token at "+v.name, nil, func(ctx context.Context, s *Session) { injectedPod(ctx, s, v) }, v.name, "webhook")
 	}
 	add("the default service account is nobody's friend", nil, defaultAccount, "generic")
-	add("automountServiceAccountToken: false keeps the cluster's own token out", nil, noAutomount)
 	add("a token file of mode 0400 is not for another user, until fsGroup says so", []Need{PodUsers}, unreadableToken, "generic")
 	add("runAsNonRoot stops a pod that would run as root", nil, rootRefused)
 	add("a projected token that lives for less than 600 s is refused", nil, projectedTooShort)
 	add("the token of a pod that was deleted is refused by who asks the cluster", nil, runningPodDeleted, "revocation")
 	list = append(list, Scenario{
+		Name: "pods: automountServiceAccountToken: false keeps the cluster's own token out", Labels: []string{"pods"},
+		Needs: []Need{Pods}, Timeout: servicesTimeout + 2*podTimeout, Run: noAutomount,
+	}, Scenario{
 		Name: "pods: the token file is renewed at 80 % of 600 s, and the pod goes on", Labels: []string{"pods", "generic", Slow},
 		Needs: []Need{Pods}, Timeout: refreshTimeout + podTimeout, Run: tokenRefreshed,
 	})
@@ -249,6 +252,7 @@ func noAutomount(ctx context.Context, s *Session) {
 			spec.Containers[0].Args = []string{"probe", "kubernetes"}
 		}
 	}
+	s.awaitServices(ctx)
 	job := s.job(ctx, "generic", fixtures.ServiceAccount)
 	result := s.runPod(ctx, s.podOf(job, "mounted", asksCluster(true)))
 	s.exchanged(result, "control: mounted")
@@ -256,6 +260,22 @@ func noAutomount(ctx context.Context, s *Session) {
 	result = s.runPod(ctx, s.podOf(job, "not-mounted", asksCluster(false)))
 	s.Expect(result.Error).To(ContainSubstring("/var/run/secrets/kubernetes.io/serviceaccount/token: no such file or directory"))
 	s.Expect(result.Token).To(BeNil())
+}
+
+// awaitServices waits until the cluster's DNS, if it has one, is reached and
+// reaches the API server as a service: where the API server was restarted in the
+// first seconds of a cluster, kube-proxy asks again at growing intervals.
+func (s *Session) awaitServices(ctx context.Context) {
+	s.Eventually(ctx, func(ctx context.Context) error {
+		dns, err := s.Kubernetes(s.Cluster()).Kubernetes().AppsV1().Deployments(metav1.NamespaceSystem).Get(ctx, "coredns", metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		if err == nil && dns.Status.AvailableReplicas == 0 {
+			err = fmt.Errorf("CoreDNS is not available: %+v", dns.Status.Conditions)
+		}
+		return err
+	}).WithTimeout(servicesTimeout).Should(Succeed())
 }
 
 func unreadableToken(ctx context.Context, s *Session) {
