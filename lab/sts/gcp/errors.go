@@ -173,9 +173,12 @@ func storageError(code int, cause, message string) *apiError {
 	return e
 }
 
-// objectsGetDenied is also the answer if there is no such object or bucket
-// that the caller may know of.
-func objectsGetDenied(code int, cause, caller string) *apiError {
-	const permission = "storage.objects.get"
-	return storageError(code, cause, caller+" does not have "+permission+" access to the Google Cloud Storage object. Permission '"+permission+"' denied on resource (or it may not exist).")
+// accessDenied is also the answer if there is no such object or bucket that
+// the caller may know of.
+func accessDenied(code int, cause, caller, permission string) *apiError {
+	resource := "object"
+	if permission == objectsList {
+		resource = "bucket"
+	}
+	return storageError(code, cause, caller+" does not have "+permission+" access to the Google Cloud Storage "+resource+". Permission '"+permission+"' denied on resource (or it may not exist).")
 }

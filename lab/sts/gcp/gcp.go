@@ -1,7 +1,8 @@
 // Package gcp is the part of Google Cloud that a federated workload meets: the
 // Security Token Service (POST /v1/token), the impersonation of service
 // accounts (generateAccessToken of the IAM Service Account Credentials API),
-// and a Cloud Storage bucket whose objects can be read, all at one origin.
+// and a Cloud Storage bucket whose objects can be listed and read by the JSON
+// API, all at one origin.
 //
 // The package translates. Whether a token is good is decided by a [sts.Core],
 // one for each workload identity provider. A good token is then mapped to a
@@ -25,6 +26,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/oidclab/oidclab/lab/clock"
@@ -102,7 +104,7 @@ type Binding struct {
 // The roles that bindings can grant.
 const (
 	RoleWorkloadIdentityUser = "roles/iam.workloadIdentityUser" // includes iam.serviceAccounts.getAccessToken
-	RoleObjectViewer         = "roles/storage.objectViewer"     // includes storage.objects.get
+	RoleObjectViewer         = "roles/storage.objectViewer"     // includes storage.objects.get and .list
 )
 
 const (
@@ -146,6 +148,7 @@ type Handler struct {
 	policies    map[string][]Binding // of service accounts, by email
 	buckets     map[string]Bucket
 	credentials *credentials
+	started     time.Time // lab time
 	clock       clock.Clock
 	trace       *trace.Log
 }
@@ -164,6 +167,9 @@ func New(cfg Config) (*Handler, error) {
 	if cfg.ProjectNumber == "" || strings.Trim(cfg.ProjectNumber, "0123456789") != "" {
 		return nil, fmt.Errorf("gcp: project number %q is not digits; a project id will not do", cfg.ProjectNumber)
 	}
+	if cfg.Clock == nil {
+		return nil, errors.New("gcp: a clock is missing")
+	}
 	if cfg.Party == "" {
 		cfg.Party = "gcp"
 	}
@@ -177,6 +183,7 @@ func New(cfg Config) (*Handler, error) {
 		policies:    make(map[string][]Binding),
 		buckets:     make(map[string]Bucket),
 		credentials: newCredentials(),
+		started:     cfg.Clock.Now(),
 		clock:       cfg.Clock,
 		trace:       cfg.Trace,
 	}

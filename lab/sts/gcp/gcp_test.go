@@ -476,42 +476,6 @@ func TestImpersonation(t *testing.T) {
 	p.Secrets(t, app, admin, account)
 }
 
-func TestObjects(t *testing.T) {
-	p := newProject(t)
-	app := p.federated(t, nil)
-	account := p.impersonate(t, testAccount, app, scopeBody).Impersonated
-	unscoped := p.impersonate(t, testAccount, app, `{"scope":["https://www.googleapis.com/auth/iam"]}`).Impersonated
-	readOnly := p.impersonate(t, testAccount, app, `{"scope":["https://www.googleapis.com/auth/devstorage.read_only"]}`).Impersonated
-	for _, test := range []struct {
-		name, object, token string
-		status              int
-		cause               string
-	}{
-		{"control", "demo/o/greeting", app, 200, ""},
-		{"service account", "demo/o/greeting", account, 200, ""},
-		{"read-only scope", "demo/o/greeting", readOnly, 200, ""},
-		{"another subject", "demo/o/greeting", p.federated(t, map[string]any{"sub": "somebody"}), 403, "forbidden"},
-		{"scope", "demo/o/greeting", unscoped, 403, "insufficientPermissions"},
-		{"no token", "demo/o/greeting", "", 401, "required"},
-		{"garbage token", "demo/o/greeting", "ya29.oidclab-x-y", 401, "authError"},
-		{"unknown object", "demo/o/nothing", app, 404, "notFound"},
-		{"unknown bucket", "nothing/o/greeting", app, 403, "forbidden"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			got := p.read(t, test.object, test.token)
-			if got.status != test.status || got.cause() != test.cause {
-				t.Errorf("got %d %s, want %d %s", got.status, got.body, test.status, test.cause)
-			}
-			if test.status == 401 && got.header.Get("WWW-Authenticate") == "" {
-				t.Error("401 without a challenge")
-			}
-		})
-	}
-	if got := p.do(t, "GET", "/storage/v1/b/demo/o/greeting", app, "", ""); got.status != 400 {
-		t.Errorf("metadata: %d %s", got.status, got.body)
-	}
-}
-
 func TestCredentialsExpire(t *testing.T) {
 	p := newProject(t)
 	app := p.federated(t, nil)

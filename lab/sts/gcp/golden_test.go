@@ -6,14 +6,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/oidclab/oidclab/lab/clock"
 	"github.com/oidclab/oidclab/lab/sts/internal/ststest"
 )
 
 var update = flag.Bool("update", false, "rewrite the responses in testdata")
 
 func TestGolden(t *testing.T) {
-	p := newProject(t)
-	p.Clock.Freeze(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC))
+	p := newProject(t, func(c *Config) { c.Clock.(*clock.Lab).Freeze(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)) })
 	p.Golden(t, p.url, *update, map[string]string{
 		"token":                           p.token(t, nil),
 		"token for another audience":      p.token(t, map[string]any{"aud": "vault"}),
@@ -24,5 +24,6 @@ func TestGolden(t *testing.T) {
 	},
 		ststest.Replacement{Pattern: `ya29\.oidclab-[A-Z2-7]{26}-[A-Z2-7]{26}`, Name: "{{new access token}}"},
 		ststest.Replacement{Pattern: regexp.QuoteMeta(p.issuer.URL), Name: "{{issuer}}"},
+		ststest.Replacement{Pattern: regexp.QuoteMeta(p.url), Name: "{{gcp}}"},
 	)
 }

@@ -33,7 +33,9 @@ const (
 func (h *Handler) routes() {
 	h.mux.HandleFunc("POST /v1/token", h.token)
 	h.mux.HandleFunc("POST /v1/projects/-/serviceAccounts/{call}", h.serviceAccount)
+	h.mux.HandleFunc("GET /storage/v1/b/{bucket}/o", h.objects)
 	h.mux.HandleFunc("GET /storage/v1/b/{bucket}/o/{object}", h.object)
+	h.mux.HandleFunc("GET /download/storage/v1/b/{bucket}/o/{object}", h.object)
 	// Google's front end has no 405: a method that does not exist is not found.
 	h.mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		writeError(w, rpcError(http.StatusNotFound, "NOT_FOUND", "Method not found."))
@@ -251,44 +253,6 @@ func parseAccessTokenRequest(body []byte) (accessTokenRequest, time.Duration, *a
 		return request, 0, invalidArgument("The access token lifetime cannot exceed 3600 seconds.")
 	}
 	return request, wanted.Truncate(time.Second), nil
-}
-
-// object answers with the content of an object of a bucket (Cloud Storage JSON
-// API, objects.get with alt=media; metadata is not served).
-func (h *Handler) object(w http.ResponseWriter, r *http.Request) {
-	bucket, name := r.PathValue("bucket"), r.PathValue("object")
-	caller, e := h.authenticate(r,
-		objectsGetDenied(http.StatusUnauthorized, "required", "Anonymous caller"),
-		storageError(http.StatusUnauthorized, "authError", "Invalid Credentials"))
-	var content []byte
-	if e == nil {
-		content, e = h.read(caller, bucket, name, r.URL.Query().Get("alt"))
-	}
-	if caller != nil {
-		h.recordAnswer(trace.Event{Journey: caller.journey, Step: "use", Name: shown(bucket + "/" + name), Outcome: trace.OK, Got: shown(caller.principal.member)}, e)
-	}
-	if e != nil {
-		writeError(w, e)
-		return
-	}
-	w.Header().Set("Content-Type", "application/octet-stream")
-	w.WriteHeader(http.StatusOK)
-	_, _ = w.Write(content) // the client may be gone
-}
-
-func (h *Handler) read(caller *credential, bucket, name, alt string) ([]byte, *apiError) {
-	content, exists := h.buckets[bucket].Objects[name]
-	switch {
-	case !caller.scopes.read:
-		return nil, storageError(http.StatusForbidden, "insufficientPermissions", "Insufficient Permission")
-	case !caller.principal.may(h.buckets[bucket].Policy):
-		return nil, objectsGetDenied(http.StatusForbidden, "forbidden", strings.TrimPrefix(caller.principal.member, ServiceAccountMember("")))
-	case !exists:
-		return nil, storageError(http.StatusNotFound, "notFound", "No such object: "+bucket+"/"+name)
-	case alt != "media":
-		return nil, storageError(http.StatusBadRequest, "invalid", "This lab serves the content of objects only; add alt=media")
-	}
-	return content, nil
 }
 
 // authenticate returns the credential of the Authorization header (RFC 6750
