@@ -40,8 +40,11 @@ func pods() []Scenario {
 	}
 	for _, party := range workload.Parties() {
 		var needs []Need
-		if party == "vault" {
+		switch party {
+		case "vault":
 			needs = append(needs, Vault)
+		case "oci":
+			needs = append(needs, OKE)
 		}
 		add("a Job exchanges its token at "+party+", and one of another service account does not", needs, func(ctx context.Context, s *Session) { jobExchanges(ctx, s, party) }, party)
 	}
@@ -195,13 +198,13 @@ func (s *Session) exchanged(result probe.Result, why string) {
 // resources are what parties show to the workload that they trust.
 var resources = map[string]string{
 	"aws": fixtures.ObjectContent, "gcp": fixtures.ObjectContent, "azure": fixtures.ObjectContent, "stackit": fixtures.STACKITProject,
-	"generic": fixtures.Subject,
+	"oci": fixtures.ObjectContent, "generic": fixtures.Subject,
 }
 
 // strangers are how parties refuse a service account that nobody trusts.
 var strangers = map[string]string{
 	"aws": "AccessDenied", "gcp": "IAM_PERMISSION_DENIED", "azure": "AADSTS700213", "stackit": "does not satisfy the assertions",
-	"vault": "invalid subject (sub) claim", "generic": "invalid_target",
+	"oci": "BucketNotFound", "vault": "invalid subject (sub) claim", "generic": "invalid_target",
 }
 
 func jobExchanges(ctx context.Context, s *Session, party string) {

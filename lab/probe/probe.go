@@ -30,8 +30,9 @@ type Config struct {
 	// Getenv returns an environment variable, or "".
 	Getenv func(name string) string
 	// Resource is what to read with the credentials; empty means nothing. It is
-	// an https URL for gcp, azure, stackit and generic, s3://BUCKET/KEY for aws,
-	// and an API path such as secret/data/NAME for vault. kubernetes reads nothing.
+	// an https URL for gcp, azure, stackit, generic and oci (of an object), s3://BUCKET/KEY
+	// for aws, and an API path such as secret/data/NAME for vault. kubernetes reads
+	// nothing.
 	Resource string
 	// DisableInstanceDiscovery is azidentity's option of that name, without which
 	// it asks Microsoft about an authority that it does not know.
@@ -72,6 +73,7 @@ func parties() map[string]party {
 		"gcp":        {gcpTokenFile, useGCP},
 		"azure":      {variable("AZURE_FEDERATED_TOKEN_FILE", ""), useAzure},
 		"stackit":    {variable("STACKIT_FEDERATED_TOKEN_FILE", "/var/run/secrets/stackit.cloud/serviceaccount/token"), useSTACKIT},
+		"oci":        {ociTokenFile, useOCI},
 		"vault":      {variable("OIDCLAB_VAULT_TOKEN_FILE", ""), useVault},
 		"generic":    {variable("OIDCLAB_TOKEN_FILE", ""), useGeneric},
 		"kubernetes": {func(Config) (string, error) { return "/var/run/secrets/kubernetes.io/serviceaccount/token", nil }, useKubernetes},
@@ -80,7 +82,7 @@ func parties() map[string]party {
 
 // Parties returns the names of the relying parties that can be probed.
 func Parties() []string {
-	return []string{"aws", "gcp", "azure", "stackit", "vault", "generic", "kubernetes"}
+	return []string{"aws", "gcp", "azure", "stackit", "oci", "vault", "generic", "kubernetes"}
 }
 
 // Run probes one of Parties, once, and reads its token file anew. Everything

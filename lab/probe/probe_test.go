@@ -109,7 +109,7 @@ func TestRun(t *testing.T) {
 func TestWhatIsMissingIsSaid(t *testing.T) {
 	nothing := probe.Config{Getenv: func(string) string { return "" }}
 	for party, want := range map[string]string{
-		"generic": "OIDCLAB_TOKEN_URL is not set", "vault": "OIDCLAB_VAULT_MOUNT is not set", "kubernetes": "in-cluster", "nobody": "no relying party",
+		"generic": "OIDCLAB_TOKEN_URL is not set", "vault": "OIDCLAB_VAULT_MOUNT is not set", "oci": "OCI_RESOURCE_PRINCIPAL_VERSION", "kubernetes": "in-cluster", "nobody": "no relying party",
 	} {
 		if got := probe.Run(t.Context(), party, nothing); !strings.Contains(got.Error, want) || got.Token != nil {
 			t.Errorf("%s: got %+v, want %s", party, got, want)

@@ -21,7 +21,7 @@ func Kinds() []string { return []string{"deployment", "job", "cronjob"} }
 
 // Parties are the relying parties that manifests are for: those that
 // `oidclab probe` knows.
-func Parties() []string { return []string{"aws", "gcp", "azure", "stackit", "vault", "generic"} }
+func Parties() []string { return []string{"aws", "gcp", "azure", "stackit", "oci", "vault", "generic"} }
 
 // Manifest is a workload whose pod exchanges its token at a relying party.
 type Manifest struct {
@@ -38,7 +38,7 @@ func (m Manifest) Objects(ctx context.Context, info lab.Info, cluster lab.Cluste
 		return nil, m.unknown("for %q, but for %s", m.Party, Parties())
 	}
 	files := &podFiles{content: map[string]string{}}
-	variables, err := Workload{Info: info, Cluster: cluster, Files: files}.Environment(ctx, m.Party)
+	variables, err := m.environment(ctx, Workload{Info: info, Cluster: cluster, Files: files})
 	if err != nil {
 		return nil, err
 	}
@@ -57,6 +57,19 @@ func (m Manifest) Objects(ctx context.Context, info lab.Info, cluster lab.Cluste
 		objects = append(objects, m.configMap(m.filesConfigMap(), files.content))
 	}
 	return append(objects, workload), nil
+}
+
+// environment is that of any workload, but at oci that of pods of OKE alone: the
+// token exchange needs a client's secret.
+func (m Manifest) environment(ctx context.Context, w Workload) ([]Variable, error) {
+	if m.Party != "oci" {
+		return w.Environment(ctx, m.Party)
+	}
+	if w.Info.OCI.PodHost == "" {
+		return nil, WithoutOKE(w.Info)
+	}
+	variables, err := w.okePod(ctx)
+	return append(variables, w.roots()...), err
 }
 
 func (m Manifest) name() string { return "probe-" + m.Party }
@@ -148,6 +161,8 @@ func probeFlags(info lab.Info, party string) []string {
 		return []string{"--resource=" + info.Azure.Authority + "/" + info.Azure.Container + "/" + info.Azure.Blob, "--disable-instance-discovery"}
 	case "stackit":
 		return []string{"--resource=" + info.STACKIT.URL + "/v2/projects/" + info.STACKIT.Project}
+	case "oci":
+		return []string{"--resource=" + info.OCI.URL + "/n/" + info.OCI.Namespace + "/b/" + info.OCI.Bucket + "/o/" + info.OCI.Object}
 	case "vault":
 		return []string{"--resource=" + info.Vault.Secret}
 	}

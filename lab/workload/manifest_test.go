@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/oidclab/oidclab/fixtures/manifests"
+	"github.com/oidclab/oidclab/lab"
 	"github.com/oidclab/oidclab/lab/problem"
 	"github.com/oidclab/oidclab/lab/workload"
 )
@@ -26,6 +27,7 @@ var partyWants = map[string]struct {
 	"gcp":     {"//iam/two", []string{"--resource=https://gcp.lab/storage/v1/b/demo/o/greeting?alt=media"}, []string{"gcp.json"}},
 	"azure":   {"api://exchange", []string{"--resource=https://azure.lab/demo/greeting", "--disable-instance-discovery"}, nil},
 	"stackit": {"stackit", []string{"--resource=https://stackit.lab/v2/projects/project"}, nil},
+	"oci":     {"api-two", []string{"--resource=https://oci.lab/n/axlab/b/demo/o/greeting"}, nil},
 	"vault":   {"vault", []string{"--resource=secret/data/app"}, nil},
 	"generic": {"oidclab", nil, nil},
 }
@@ -101,6 +103,15 @@ func containsAll(list, wanted []string) bool {
 	return !slices.ContainsFunc(wanted, func(w string) bool { return !slices.Contains(list, w) })
 }
 
+// podEnvironment returns the variables of the party in pods, which have no
+// client's secret.
+func podEnvironment(party string) []string {
+	if party == "oci" {
+		return slices.Concat(okePod, roots)
+	}
+	return environments[party]
+}
+
 // checkConfigMaps wants the variables of the party, without those that must not
 // be set, and the files that SDKs read beside.
 func checkConfigMaps(t *testing.T, party string, objects []runtime.Object, files []string) {
@@ -114,7 +125,7 @@ func checkConfigMaps(t *testing.T, party string, objects []runtime.Object, files
 		found[configMap.Name] = configMap.Data
 	}
 	names := map[string]bool{}
-	for _, line := range environments[party] {
+	for _, line := range podEnvironment(party) {
 		if name, value, _ := strings.Cut(line, "="); value != "" {
 			names[name] = true
 		}
@@ -124,7 +135,7 @@ func checkConfigMaps(t *testing.T, party string, objects []runtime.Object, files
 		t.Errorf("%d variables, want %d", len(environment), len(names))
 	}
 	for name, value := range environment {
-		path := strings.HasSuffix(name, "_FILE") || strings.HasSuffix(name, "_CA_BUNDLE") || strings.HasSuffix(name, "_CERTS") || name == "GOOGLE_APPLICATION_CREDENTIALS" || name == "SSL_CERT_FILE" || name == "VAULT_CACERT"
+		path := strings.HasSuffix(name, "_FILE") || strings.HasSuffix(name, "_CA_BUNDLE") || strings.HasSuffix(name, "_CERTS") || strings.HasSuffix(name, "_CERT_PATH") || name == "GOOGLE_APPLICATION_CREDENTIALS" || name == "SSL_CERT_FILE" || name == "VAULT_CACERT"
 		if !names[name] || path && value != manifests.TokenPath && !strings.HasPrefix(value, manifests.FilesPath+"/") {
 			t.Errorf("%s=%s", name, value)
 		}
@@ -216,7 +227,6 @@ func TestUnknownManifests(t *testing.T) {
 		{"", "generic", `of a ""`},
 		{"job", "ibm", `for "ibm", but for aws, `},
 		{"job", "", `for ""`},
-		{"job", "oci", `for "oci"`},                  // the lab has it, the probe does not
 		{"job", workload.All, `for "all"`},           // one party a pod
 		{"job", workload.Proxy, `for "proxy"`},       // pods do not have the proxy
 		{"deployment", "kubernetes", `"kubernetes"`}, // a kubeconfig is no pod's
@@ -229,8 +239,18 @@ func TestUnknownManifests(t *testing.T) {
 			t.Errorf("%s for %s: %v", test.kind, test.party, err)
 		}
 	}
-	info.Vault = nil
-	if _, err := (workload.Manifest{Kind: "job", Party: "vault"}).Objects(t.Context(), info, cluster); problemKind(err) != problem.EnvironmentMissing {
-		t.Errorf("without a Vault: %v", err)
+}
+
+// TestManifestsOfAbsentParties wants the reason why a lab has no such party;
+// TestManifests is the control.
+func TestManifestsOfAbsentParties(t *testing.T) {
+	info, cluster := world(t)
+	info.Vault, info.OCI.PodHost = nil, ""
+	info.Absent = map[string]string{"vault": "--vault none", lab.OKEPods: "port 12250 is taken"}
+	for party, reason := range map[string]string{"vault": "--vault none", "oci": "port 12250 is taken"} {
+		objects, err := workload.Manifest{Kind: "job", Party: party}.Objects(t.Context(), info, cluster)
+		if problemKind(err) != problem.EnvironmentMissing || !strings.Contains(err.Error(), reason) || objects != nil {
+			t.Errorf("%s: %v", party, err)
+		}
 	}
 }

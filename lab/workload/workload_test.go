@@ -45,7 +45,7 @@ func world(t *testing.T) (lab.Info, lab.ClusterInfo) {
 			Accounts: map[string]string{"c1": "one@sa", "c2": "two@sa"},
 		},
 		OCI: lab.OCIInfo{
-			URL: "https://oci.lab", Region: "us-ashburn-1", Audience: "oci", PodHost: "127.0.0.7",
+			URL: "https://oci.lab", Region: "us-ashburn-1", Audience: "oci", Namespace: "axlab", Bucket: "demo", Object: "greeting", PodHost: "127.0.0.7",
 			Clients:      map[string]lab.OCIClient{"c1": {ID: "oci-one"}, "c2": {ID: "oci-two", SecretFile: clientSecret}},
 			PodAudiences: map[string]string{"c1": "api-one", "c2": "api-two"},
 		},
@@ -102,7 +102,11 @@ var (
 	}
 	stackitIdentity = []string{"STACKIT_SERVICE_ACCOUNT_EMAIL=two@sa", "STACKIT_FEDERATED_TOKEN_FILE=~/stackit"}
 	ociIdentity     = []string{"OIDCLAB_OCI_TOKEN_FILE=~/oci", "OIDCLAB_OCI_CLIENT_ID=oci-two", "OIDCLAB_OCI_CLIENT_SECRET_FILE=CLIENT-SECRET"}
-	roots           = []string{
+	okePod          = []string{
+		"OCI_RESOURCE_PRINCIPAL_VERSION=2.2", "OCI_RESOURCE_PRINCIPAL_REGION=us-ashburn-1", "OCI_KUBERNETES_SERVICE_ACCOUNT_CERT_PATH=/ca.crt",
+		"OIDCLAB_OCI_POD_TOKEN_FILE=~/api-two", "KUBERNETES_SERVICE_HOST=127.0.0.7",
+	}
+	roots = []string{
 		"SSL_CERT_FILE=/ca.crt", "REQUESTS_CA_BUNDLE=/ca.crt", "CURL_CA_BUNDLE=/ca.crt", "NODE_EXTRA_CA_CERTS=/ca.crt", "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE=/ca.crt",
 	}
 )
@@ -114,10 +118,7 @@ var environments = map[string][]string{
 	"gcp":        slices.Concat([]string{"GOOGLE_APPLICATION_CREDENTIALS=~/gcp.json", "GOOGLE_CLOUD_PROJECT=shop-project"}, roots),
 	"azure":      slices.Concat(azureIdentity, []string{"AZURE_AUTHORITY_HOST=https://azure.lab/"}, roots),
 	"stackit":    slices.Concat(stackitIdentity, []string{"STACKIT_IDP_TOKEN_ENDPOINT=https://stackit.lab/token"}, roots),
-	"oci": slices.Concat(ociIdentity, []string{
-		"OIDCLAB_OCI_URL=https://oci.lab", "OCI_RESOURCE_PRINCIPAL_VERSION=2.2", "OCI_RESOURCE_PRINCIPAL_REGION=us-ashburn-1",
-		"OCI_KUBERNETES_SERVICE_ACCOUNT_CERT_PATH=/ca.crt", "OIDCLAB_OCI_POD_TOKEN_FILE=~/api-two", "KUBERNETES_SERVICE_HOST=127.0.0.7",
-	}, roots),
+	"oci":        slices.Concat(ociIdentity, []string{"OIDCLAB_OCI_URL=https://oci.lab"}, okePod, roots),
 	"generic": {
 		"OIDCLAB_TOKEN_URL=https://generic.lab/token", "OIDCLAB_TOKEN_FILE=~/oidclab", "OIDCLAB_TARGET=urn:greeter",
 		"OIDCLAB_RESOURCE=https://resource.lab/resource", "OIDCLAB_CA_FILE=/ca.crt",

@@ -279,7 +279,7 @@ func exchangeOCI(ctx context.Context, info lab.Info, client *http.Client, f exch
 	case "upst":
 	case ociPod:
 		if info.OCI.PodHost == "" {
-			return exchanged{}, problem.New(problem.EnvironmentMissing, "oidclab down the lab that has the port, then up", "lab %s has no endpoint for pods of OKE: %s", info.Name, info.Absent[lab.OKEPods])
+			return exchanged{}, workload.WithoutOKE(info)
 		}
 		do = exchange.OCIPod
 	default:

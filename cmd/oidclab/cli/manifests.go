@@ -26,7 +26,10 @@ func (a *app) manifestsCommand() *cobra.Command {
 	g.Long = `Print a workload as YAML for kubectl: the ConfigMaps with the lab's root certificate
 and the environment of a relying party's SDK, and a Deployment, Job or CronJob whose pod
 mounts a projected token and runs ` + "`oidclab probe`" + `. The same files, with nothing
-filled in, are in fixtures/manifests of the source.`
+filled in, are in fixtures/manifests of the source.
+
+The pod for oci is one of OKE: its token is for the API server, and its
+KUBERNETES_SERVICE_HOST is the lab's, which gives it its identity at port 12250.`
 	g.Example = `  export KUBECONFIG=$(oidclab env --for kubernetes -o json | jq -r .KUBECONFIG)
   oidclab manifests job --for aws | kubectl apply -f -
   kubectl logs -n demo job/probe-aws

@@ -33,8 +33,10 @@ the token, never the credentials. It needs no lab on this machine.
 Where the token is: AWS_WEB_IDENTITY_TOKEN_FILE; the credential_source of
 GOOGLE_APPLICATION_CREDENTIALS; AZURE_FEDERATED_TOKEN_FILE; STACKIT_FEDERATED_TOKEN_FILE;
 OIDCLAB_VAULT_TOKEN_FILE, with VAULT_ADDR and VAULT_CACERT; OIDCLAB_TOKEN_FILE.
-kubernetes is the cluster of the pod, with the token that every pod has unless
-automountServiceAccountToken is false.
+oci, which is OKE's workload identity at port 12250 of KUBERNETES_SERVICE_HOST, and
+kubernetes, which is the cluster of the pod, use the token that every pod has unless
+automountServiceAccountToken is false; oci another one if OIDCLAB_OCI_POD_TOKEN_FILE
+names it.
 
 Exit codes: 0 accepted; 6 not accepted, with the SDK's error in the line.`,
 		Example: `  oidclab run --for aws -- oidclab probe aws
@@ -68,7 +70,7 @@ Exit codes: 0 accepted; 6 not accepted, with the SDK's error in the line.`,
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&config.Resource, "resource", "", "what to read: an https URL, s3://BUCKET/KEY for aws, an API path for vault; generic's default is OIDCLAB_RESOURCE")
+	cmd.Flags().StringVar(&config.Resource, "resource", "", "what to read: an https URL (an object's for oci), s3://BUCKET/KEY for aws, an API path for vault; generic's default is OIDCLAB_RESOURCE")
 	cmd.Flags().BoolVar(&config.DisableInstanceDiscovery, "disable-instance-discovery", false, "azure: do not ask Microsoft about another authority than its own")
 	cmd.Flags().BoolVar(&watch, "watch", false, "go on until stopped, and read the token file anew each time")
 	cmd.Flags().DurationVar(&interval, "interval", 30*time.Second, "how long --watch waits")
