@@ -2,11 +2,12 @@ package generic
 
 import (
 	"errors"
-	"io"
 	"mime"
 	"net/http"
 	"net/url"
 	"unicode/utf8"
+
+	"github.com/oidclab/oidclab/lab/sts/internal/tokenservice"
 )
 
 // The URIs of RFC 8693, section 2.1 and section 3, and of RFC 7523, section 2.
@@ -56,7 +57,7 @@ func readRequest(r *http.Request) (exchangeRequest, *oauthError) {
 	if r.URL.RawQuery != "" {
 		return exchangeRequest{}, invalidRequest("parameters belong in the body, not in the query")
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, maxBodyBytes))
+	body, err := tokenservice.ReadBody(r, maxBodyBytes)
 	switch {
 	case errors.As(err, new(*http.MaxBytesError)):
 		return exchangeRequest{}, &oauthError{http.StatusRequestEntityTooLarge, "invalid_request", "the request is too large"}
@@ -66,7 +67,7 @@ func readRequest(r *http.Request) (exchangeRequest, *oauthError) {
 	if r.Header.Get("Authorization") != "" {
 		return exchangeRequest{}, &oauthError{http.StatusUnauthorized, "invalid_client", "this service has no clients; send no Authorization header"}
 	}
-	return parseRequest(string(body))
+	return parseRequest(body)
 }
 
 // parseRequest reads the form. Parameters without a value count as omitted and

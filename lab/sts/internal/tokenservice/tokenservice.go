@@ -17,6 +17,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/go-jose/go-jose/v4"
@@ -26,7 +27,8 @@ import (
 )
 
 const (
-	// Algorithm is that of access tokens: the one that is cheapest to sign.
+	// Algorithm is that of access tokens: of those that every library verifies, the
+	// one that is cheapest to sign.
 	Algorithm = "ES256"
 
 	// TypeJWT is the typ header of access tokens that have no type of their own.
@@ -78,16 +80,19 @@ func (s *Signer) Sign(claims any) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	input := s.header + "." + base64.RawURLEncoding.EncodeToString(payload)
-	digest := sha256.Sum256([]byte(input))
+	const signatureLength = 64 // RFC 7518 section 3.4
+	token := make([]byte, 0, len(s.header)+len(".")+base64.RawURLEncoding.EncodedLen(len(payload))+len(".")+base64.RawURLEncoding.EncodedLen(signatureLength))
+	token = append(append(token, s.header...), '.')
+	token = base64.RawURLEncoding.AppendEncode(token, payload)
+	digest := sha256.Sum256(token)
 	r, t, err := ecdsa.Sign(rand.Reader, s.key, digest[:])
 	if err != nil {
 		return "", err
 	}
-	var signature [64]byte // RFC 7518 section 3.4
-	r.FillBytes(signature[:32])
-	t.FillBytes(signature[32:])
-	return input + "." + base64.RawURLEncoding.EncodeToString(signature[:]), nil
+	var signature [signatureLength]byte
+	r.FillBytes(signature[:signatureLength/2])
+	t.FillBytes(signature[signatureLength/2:])
+	return string(base64.RawURLEncoding.AppendEncode(append(token, '.'), signature[:])), nil
 }
 
 // AccessTokens returns how a protected resource judges the tokens of a Signer,
@@ -121,14 +126,14 @@ func ReadForm(r *http.Request) (url.Values, *FormError) {
 	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/x-www-form-urlencoded" {
 		return nil, &FormError{http.StatusBadRequest, "the request must be application/x-www-form-urlencoded"}
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, maxFormBytes))
+	body, err := ReadBody(r, maxFormBytes)
 	switch {
 	case errors.As(err, new(*http.MaxBytesError)):
 		return nil, &FormError{http.StatusRequestEntityTooLarge, "the request is too large"}
 	case err != nil:
 		return nil, &FormError{http.StatusBadRequest, "the request could not be read"}
 	}
-	form, err := url.ParseQuery(string(body))
+	form, err := url.ParseQuery(body)
 	if err != nil { // which quotes the body
 		return nil, &FormError{http.StatusBadRequest, "the body is not a form"}
 	}
@@ -141,6 +146,26 @@ func ReadForm(r *http.Request) (url.Values, *FormError) {
 		}
 	}
 	return form, nil
+}
+
+// ReadBody reads a body of at most so many bytes. Of a larger one, the error is an
+// [http.MaxBytesError].
+func ReadBody(r *http.Request, limit int64) (string, error) {
+	var body strings.Builder
+	if r.ContentLength > 0 && r.ContentLength <= limit {
+		body.Grow(int(r.ContentLength))
+	}
+	var chunk [2 << 10]byte
+	for reader := http.MaxBytesReader(nil, r.Body, limit); ; {
+		n, err := reader.Read(chunk[:])
+		body.Write(chunk[:n])
+		if err == io.EOF {
+			return body.String(), nil
+		}
+		if err != nil {
+			return "", err
+		}
+	}
 }
 
 // SetDate sets the Date header to the time of the lab.
