@@ -188,3 +188,5 @@ func (f *podFiles) Config(_ context.Context, _, name string, content []byte) (st
 	f.content[name] = string(content)
 	return path.Join(manifests.FilesPath, name), nil
 }
+
+func (f *podFiles) Scratch(context.Context, string, string) (string, error) { return "", nil }

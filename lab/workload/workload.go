@@ -31,6 +31,9 @@ type Files interface {
 	// Config returns the path of a file, named after what it is for, with the
 	// given content. It is no secret.
 	Config(ctx context.Context, audience, name string, content []byte) (string, error)
+	// Scratch returns the path of a directory, named after what it is for, that no
+	// other workload has. Empty means that the home directory is one.
+	Scratch(ctx context.Context, audience, name string) (string, error)
 }
 
 // Workload is whom an environment is for.
@@ -152,16 +155,31 @@ func (w Workload) roots() []Variable {
 }
 
 func (w Workload) gcp(ctx context.Context) ([]Variable, error) {
-	file, err := w.gcpCredentials(ctx, "gcp", w.Info.GCP.URL)
-	return append([]Variable{{"GOOGLE_APPLICATION_CREDENTIALS", file}, w.gcpProject()}, w.roots()...), err
+	variables, err := w.gcpIdentity(ctx, "gcp", w.Info.GCP.URL)
+	return slices.Concat(variables, []Variable{{"CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE", w.Info.GCP.URL + "/storage/v1/"}}, w.roots()), err
 }
 
-// gcpProject keeps libraries from asking cloudresourcemanager.googleapis.com
-// which project they are in, with the access token.
-func (w Workload) gcpProject() Variable { return Variable{"GOOGLE_CLOUD_PROJECT", w.Info.GCP.Project} }
+// gcpIdentity is for Google's libraries, and for gcloud, whose properties are
+// named CLOUDSDK_SECTION_NAME here. An empty url means Google's own.
+func (w Workload) gcpIdentity(ctx context.Context, name, url string) ([]Variable, error) {
+	file, err := w.gcpCredentials(ctx, name, url)
+	if err != nil {
+		return nil, err
+	}
+	config, err := w.Files.Scratch(ctx, w.Info.GCP.Audiences[w.Cluster.ID], name+".gcloud")
+	return []Variable{
+		{"GOOGLE_APPLICATION_CREDENTIALS", file},
+		// Keeps libraries from asking cloudresourcemanager.googleapis.com which
+		// project they are in, with the access token.
+		{"GOOGLE_CLOUD_PROJECT", w.Info.GCP.Project},
+		{"CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE", file},
+		{"CLOUDSDK_CONFIG", config}, // it keeps access tokens there, by service account, whoever impersonates it
+		// These win over the file.
+		{"CLOUDSDK_AUTH_ACCESS_TOKEN", ""}, {"CLOUDSDK_AUTH_ACCESS_TOKEN_FILE", ""}, {"CLOUDSDK_AUTH_IMPERSONATE_SERVICE_ACCOUNT", ""},
+	}, err
+}
 
-// gcpCredentials returns the credential file of the workload. An empty url
-// means Google's own.
+// gcpCredentials returns the credential file of the workload.
 func (w Workload) gcpCredentials(ctx context.Context, name, url string) (string, error) {
 	audience := w.Info.GCP.Audiences[w.Cluster.ID]
 	token, err := w.Files.Token(ctx, audience)
@@ -224,7 +242,7 @@ func (w Workload) proxy(ctx context.Context) ([]Variable, error) {
 	if err != nil {
 		return nil, err
 	}
-	google, err := w.gcpCredentials(ctx, Proxy, "")
+	google, err := w.gcpIdentity(ctx, Proxy, "")
 	if err != nil {
 		return nil, err
 	}
@@ -248,10 +266,9 @@ func (w Workload) proxy(ctx context.Context) ([]Variable, error) {
 		{"NODE_USE_ENV_PROXY", "1"}, // Node.js 24; before, its fetch heeds no proxy
 		{"NO_PROXY", w.direct()},    // the Kubernetes API, for one
 		{"no_proxy", w.direct()},
-		{"AWS_ENDPOINT_URL_STS", ""}, {"AWS_ENDPOINT_URL_S3", ""}, {"STACKIT_IDP_TOKEN_ENDPOINT", ""},
+		{"AWS_ENDPOINT_URL_STS", ""}, {"AWS_ENDPOINT_URL_S3", ""}, {"STACKIT_IDP_TOKEN_ENDPOINT", ""}, {"CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE", ""},
 		{"AZURE_AUTHORITY_HOST", "https://login.microsoftonline.com/"},
-		{"GOOGLE_APPLICATION_CREDENTIALS", google}, w.gcpProject(),
-	}, amazon, microsoft, schwarz, oracle, w.roots()), nil
+	}, amazon, google, microsoft, schwarz, oracle, w.roots()), nil
 }
 
 // direct are the hosts that are reached without the proxy: this machine's, and

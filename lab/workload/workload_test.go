@@ -81,6 +81,10 @@ func (f *files) Config(_ context.Context, audience, name string, content []byte)
 	return filepath.Join(f.dir, name), nil
 }
 
+func (f *files) Scratch(_ context.Context, _, name string) (string, error) {
+	return filepath.Join(f.dir, name), nil
+}
+
 // shown returns variables as lines, with the directory of the test as "~".
 func (f *files) shown(variables []workload.Variable) []string {
 	var lines []string
@@ -111,11 +115,19 @@ var (
 	}
 )
 
+func gcpIdentity(mode string) []string {
+	return []string{
+		"GOOGLE_APPLICATION_CREDENTIALS=~/" + mode + ".json", "GOOGLE_CLOUD_PROJECT=shop-project",
+		"CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE=~/" + mode + ".json", "CLOUDSDK_CONFIG=~/" + mode + ".gcloud",
+		"CLOUDSDK_AUTH_ACCESS_TOKEN=", "CLOUDSDK_AUTH_ACCESS_TOKEN_FILE=", "CLOUDSDK_AUTH_IMPERSONATE_SERVICE_ACCOUNT=",
+	}
+}
+
 // environments are the variables of each party, in their order.
 var environments = map[string][]string{
 	"kubernetes": {"KUBECONFIG=/lab/c2.kubeconfig"},
 	"aws":        slices.Concat(awsIdentity, []string{"AWS_ENDPOINT_URL_STS=https://aws.lab", "AWS_ENDPOINT_URL_S3=https://s3.lab", "NODE_EXTRA_CA_CERTS=/ca.crt"}),
-	"gcp":        slices.Concat([]string{"GOOGLE_APPLICATION_CREDENTIALS=~/gcp.json", "GOOGLE_CLOUD_PROJECT=shop-project"}, roots),
+	"gcp":        slices.Concat(gcpIdentity("gcp"), []string{"CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE=https://gcp.lab/storage/v1/"}, roots),
 	"azure":      slices.Concat(azureIdentity, []string{"AZURE_AUTHORITY_HOST=https://azure.lab/"}, roots),
 	"stackit":    slices.Concat(stackitIdentity, []string{"STACKIT_IDP_TOKEN_ENDPOINT=https://stackit.lab/token"}, roots),
 	"oci":        slices.Concat(ociIdentity, []string{"OIDCLAB_OCI_URL=https://oci.lab"}, okePod, roots),
@@ -133,9 +145,8 @@ var environments = map[string][]string{
 	workload.Proxy: slices.Concat([]string{
 		"HTTPS_PROXY=http://127.0.0.1:3128", "https_proxy=http://127.0.0.1:3128", "HTTP_PROXY=http://127.0.0.1:3128", "http_proxy=http://127.0.0.1:3128", "NODE_USE_ENV_PROXY=1",
 		"NO_PROXY=127.0.0.1,localhost,::1,10.0.0.1", "no_proxy=127.0.0.1,localhost,::1,10.0.0.1",
-		"AWS_ENDPOINT_URL_STS=", "AWS_ENDPOINT_URL_S3=", "STACKIT_IDP_TOKEN_ENDPOINT=", "AZURE_AUTHORITY_HOST=https://login.microsoftonline.com/",
-		"GOOGLE_APPLICATION_CREDENTIALS=~/proxy.json", "GOOGLE_CLOUD_PROJECT=shop-project",
-	}, awsIdentity, azureIdentity, stackitIdentity, ociIdentity, roots),
+		"AWS_ENDPOINT_URL_STS=", "AWS_ENDPOINT_URL_S3=", "STACKIT_IDP_TOKEN_ENDPOINT=", "CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE=", "AZURE_AUTHORITY_HOST=https://login.microsoftonline.com/",
+	}, awsIdentity, gcpIdentity("proxy"), azureIdentity, stackitIdentity, ociIdentity, roots),
 }
 
 func TestEnvironment(t *testing.T) {

@@ -45,6 +45,16 @@ func (f hostFiles) Config(ctx context.Context, audience, name string, content []
 	return path, environment(os.Rename(path+".new", path))
 }
 
+// Scratch makes a directory beside the token file.
+func (f hostFiles) Scratch(ctx context.Context, audience, name string) (string, error) {
+	token, err := f.Token(ctx, audience)
+	if err != nil {
+		return "", err
+	}
+	path := token + "." + name
+	return path, environment(os.MkdirAll(path, 0o700))
+}
+
 func (a *app) envCommand() *cobra.Command {
 	var party, clusterID string
 	cmd := &cobra.Command{

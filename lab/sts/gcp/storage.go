@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/oidclab/oidclab/lab/sts/internal/tokenservice"
 	"github.com/oidclab/oidclab/lab/trace"
@@ -51,7 +50,7 @@ func (h *Handler) describe(host, bucket, name string) objectResource {
 	content := h.buckets[bucket].Objects[name]
 	sum := md5.Sum(content)
 	generation := strconv.FormatInt(h.started.UnixMicro(), 10)
-	created := h.started.UTC().Format(time.RFC3339Nano)
+	created := h.started.UTC().Format("2006-01-02T15:04:05.000Z")
 	path := "/storage/v1/b/" + url.PathEscape(bucket) + "/o/" + url.PathEscape(name)
 	return objectResource{
 		Kind:           "storage#object",
