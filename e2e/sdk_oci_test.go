@@ -46,16 +46,6 @@ func (f ociTokenFile) GetToken() (string, error) {
 	return string(content), err
 }
 
-// readAsPodOfOKE is a pod, but for the path of its token file.
-func readAsPodOfOKE(ctx context.Context, _ string) (string, error) {
-	file := ociauth.NewDefaultServiceAccountTokenProvider().WithSaTokenPath(os.Getenv("OIDCLAB_OCI_POD_TOKEN_FILE"))
-	identity, err := ociauth.OkeWorkloadIdentityConfigurationProviderWithServiceAccountTokenProvider(file)
-	if err != nil {
-		return "", err
-	}
-	return readOCIObject(ctx, identity, os.Getenv("OIDCLAB_OCI_URL"))
-}
-
 // readOCIObject reads from the storage at the given URL; empty means the
 // vendor's.
 func readOCIObject(ctx context.Context, identity common.ConfigurationProvider, storage string) (string, error) {
@@ -88,25 +78,21 @@ func testOCI(t *testing.T, u *user, info lab.Info) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, test := range []struct{ party, sdk, domain, refusal string }{
-		{"oci", "oci", "-", "invalid token endpoint response 400"},
-		{"oci", "oci, pod", "-", "BucketNotFound"},
-		{"proxy", "oci", "https://idcs-0000.identity.oraclecloud.com", "invalid token endpoint response 400"},
+	for _, test := range []struct{ party, domain string }{
+		{"oci", "-"},
+		{"proxy", "https://idcs-0000.identity.oraclecloud.com"},
 	} {
-		t.Run(test.sdk+" for "+test.party, func(t *testing.T) {
-			if test.sdk == "oci, pod" && info.OCI.PodHost == "" {
-				t.Skip("needs port 12250: " + info.Absent[lab.OKEPods])
-			}
+		t.Run("oci for "+test.party, func(t *testing.T) {
 			home := "HOME=" + t.TempDir()
 			command := exec.Command(self, test.domain)
-			command.Env = append([]string{applicationVariable + "=" + test.sdk, home}, environmentOf(t, u, test.party)...)
+			command.Env = append([]string{applicationVariable + "=oci", home}, environmentOf(t, u, test.party)...)
 			if got, err := ask(command); err != nil || strings.TrimSpace(got) != fixtures.ObjectContent {
 				t.Errorf("got %q: %v", got, err)
 			}
 			refused := exec.Command(binary, "run", "--name", labName, "--serviceaccount", fixtures.OtherServiceAccount, "--for", test.party, "--", self, test.domain)
-			refused.Env = append(u.env(), applicationVariable+"="+test.sdk, home)
-			if got, err := ask(refused); err == nil || !strings.Contains(err.Error(), test.refusal) {
-				t.Errorf("an account that nobody trusts got %q, %v; want %s", got, err, test.refusal)
+			refused.Env = append(u.env(), applicationVariable+"=oci", home)
+			if got, err := ask(refused); err == nil || !strings.Contains(err.Error(), "invalid token endpoint response 400") {
+				t.Errorf("an account that nobody trusts got %q, %v", got, err)
 			}
 		})
 	}

@@ -35,7 +35,7 @@ func application() int {
 	defer cancel()
 	use := map[string]func(context.Context, string) (string, error){
 		"azure, production": fetchAsAzureByDefault, "azure, token proxy": fetchAsAzureByProxy,
-		"oci": readAsServiceUser, "oci, pod": readAsPodOfOKE,
+		"oci":    readAsServiceUser,
 		"nobody": func(ctx context.Context, url string) (string, error) { return fetch(ctx, http.DefaultClient, url, "") },
 	}[os.Getenv(applicationVariable)]
 	got, err := use(ctx, os.Args[1])
@@ -123,6 +123,7 @@ func testSDK(t *testing.T, u *user, info lab.Info) {
 		{"azure", "probe azure --disable-instance-discovery", info.Azure.Authority + "/demo/greeting", fixtures.ObjectContent, "AADSTS700213"},
 		{"azure-proxy", "azure, token proxy", info.Azure.Authority + "/demo/greeting", fixtures.ObjectContent, "AADSTS700213"},
 		{"stackit", "probe stackit", info.STACKIT.URL + project, fixtures.STACKITProject, "does not satisfy the assertions"},
+		{"oci", "probe oci", info.OCI.URL + "/n/" + info.OCI.Namespace + "/b/demo/o/greeting", fixtures.ObjectContent, "BucketNotFound"},
 		{"generic", "probe generic", info.Generic.Resource, fixtures.Subject, "invalid_target"},
 		{"proxy", "probe aws", "s3://demo/greeting", assumed, "AccessDenied"},
 		{"proxy", "probe gcp", "https://storage.googleapis.com" + object, fixtures.ObjectContent, "IAM_PERMISSION_DENIED"},
@@ -130,6 +131,9 @@ func testSDK(t *testing.T, u *user, info lab.Info) {
 		{"proxy", "probe stackit", "https://resource-manager.api.stackit.cloud" + project, fixtures.STACKITProject, "does not satisfy the assertions"},
 	} {
 		t.Run(test.sdk+" for "+test.party, func(t *testing.T) {
+			if test.party == "oci" && info.OCI.PodHost == "" {
+				t.Skip("needs port 12250: " + info.Absent[lab.OKEPods])
+			}
 			program := []string{self, test.url}
 			if arguments := strings.Fields(test.sdk); arguments[0] == "probe" {
 				program = slices.Concat([]string{binary}, arguments, []string{"--resource", test.url})

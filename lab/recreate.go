@@ -47,10 +47,7 @@ func (l *Lab) recreate(ctx context.Context, m *member) error {
 	if err := m.cluster.Recreate(ctx); err != nil {
 		return err
 	}
-	select {
-	case m.anew <- struct{}{}:
-	default: // nobody has looked since the last time
-	}
+	m.watchAnew()
 	if _, err := m.keys.Replace(); err != nil {
 		return err
 	}

@@ -79,5 +79,16 @@ func (m *member) reconfigure(ctx context.Context, change func(*cluster.Identity)
 	if err := m.cluster.Reconfigure(ctx, identity); err != nil {
 		return problem.New(problem.NotReady, "oidclab logs", "the API server of cluster %s was restarted, and does not serve what it was to: %w", m.id, err)
 	}
+	m.watchAnew()
 	return nil
+}
+
+// watchAnew has watches of the cluster's objects begin again. On their own they
+// come back up to half a minute after an API server was restarted, and never in
+// step with a cluster that was made anew, whose versions of objects are others.
+func (m *member) watchAnew() {
+	select {
+	case m.anew <- struct{}{}:
+	default: // nobody has looked since the last time
+	}
 }

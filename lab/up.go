@@ -63,7 +63,7 @@ type member struct {
 	keys    *keys.Set
 	cluster cluster.Cluster
 
-	anew     chan struct{} // holds one after the cluster was made anew
+	anew     chan struct{} // see watchAnew
 	changing sync.Mutex    // held over a change of the cluster's identity
 	rotating sync.Mutex
 	rotation *Rotation // guarded by rotating; nil before the first

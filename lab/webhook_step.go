@@ -143,7 +143,7 @@ func (l *Lab) publishCA(m *member, u *undo) {
 			l.spec.Log.Warn("the lab's CA is not in a namespace", "cluster", m.id, "namespace", namespace.Name, "why", err)
 		}
 	}
-	watch := func() { // until the cluster is made anew, where versions of objects begin again
+	watch := func() { // until it is to begin again
 		informing, cancel := context.WithCancel(watching)
 		factory := informers.NewSharedInformerFactory(m.cluster.API().Kubernetes(), publishAgain)
 		// It fails on an informer that was stopped only.
