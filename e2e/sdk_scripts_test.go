@@ -109,7 +109,7 @@ func withToken(t testing.TB, environment []string, token string) []string {
 		switch name {
 		case "AWS_WEB_IDENTITY_TOKEN_FILE", "AZURE_FEDERATED_TOKEN_FILE":
 			changed[i] = name + "=" + file
-		case "GOOGLE_APPLICATION_CREDENTIALS":
+		case "GOOGLE_APPLICATION_CREDENTIALS", "CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE":
 			content, err := os.ReadFile(value)
 			if err != nil {
 				t.Fatal(err)
