@@ -72,6 +72,7 @@ refused, so that no token leaves the machine; ` + "`oidclab status`" + ` shows w
 clusters with a token proxy.`,
 		Example: `  eval "$(oidclab env --for aws)" && aws sts get-caller-identity
   eval "$(oidclab env --for aws)" && aws s3 cp s3://demo/greeting -
+  eval "$(oidclab env --for gcp)" && gcloud storage cat gs://demo/greeting
   oidclab env --for vault -o dotenv > .env
   oidclab env -o github >> "$GITHUB_ENV"`,
 		Args: exactly(0),
