@@ -200,16 +200,20 @@ func (c *Cluster) kindConfig(identity cluster.Identity) (*v1alpha4.Cluster, erro
 			v1alpha4.Mount{HostPath: filepath.Join(c.mountDir(), "storage.yaml"), ContainerPath: storageFile, Readonly: true})
 	}
 	// Not merge patches: of several issuers they would leave the last, without a word.
-	apiServer := []operation{{"add", "/apiServer/extraVolumes", volumes}}
+	operations := []operation{{"add", "/apiServer/extraVolumes", volumes}}
 	for _, a := range append(arguments(identity, c.generation), argument{"authentication-config", path.Join(nodeDir, "authentication.yaml")}) {
-		apiServer = append(apiServer, operation{"add", "/apiServer/extraArgs/-", a})
+		operations = append(operations, operation{"add", "/apiServer/extraArgs/-", a})
 	}
-	// At its 20 requests a second, the accounts and tokens of its controllers would
-	// keep it from making the first account of the cluster for 5 s.
-	apiServer = append(apiServer,
-		operation{"add", "/controllerManager/extraArgs/-", argument{"kube-api-qps", "500"}},
-		operation{"add", "/controllerManager/extraArgs/-", argument{"kube-api-burst", "500"}})
-	apiServerPatch, err := json.Marshal(apiServer)
+	// The controller manager has nobody to share the API server with: at 20 requests
+	// a second, the accounts and tokens of its controllers would keep it from making
+	// the cluster's first account for 5 s. And restarts of the API server end leaders,
+	// which kubelet brings back later and later, and make the node look dead.
+	noElection := argument{"leader-elect", "false"}
+	for _, a := range []argument{{"kube-api-qps", "500"}, {"kube-api-burst", "500"}, {"node-monitor-grace-period", "5m"}, noElection} {
+		operations = append(operations, operation{"add", "/controllerManager/extraArgs/-", a})
+	}
+	operations = append(operations, operation{"add", "/scheduler/extraArgs", []argument{noElection}})
+	clusterPatch, err := json.Marshal(operations)
 	if err != nil {
 		return nil, err
 	}
@@ -225,7 +229,7 @@ func (c *Cluster) kindConfig(identity cluster.Identity) (*v1alpha4.Cluster, erro
 		},
 		Nodes: []v1alpha4.Node{{Role: v1alpha4.ControlPlaneRole, Image: c.config.Image, ExtraMounts: mounts}},
 		KubeadmConfigPatchesJSON6902: []v1alpha4.PatchJSON6902{
-			{Group: "kubeadm.k8s.io", Version: "v1beta4", Kind: "ClusterConfiguration", Patch: string(apiServerPatch)},
+			{Group: "kubeadm.k8s.io", Version: "v1beta4", Kind: "ClusterConfiguration", Patch: string(clusterPatch)},
 			{Group: "kubeadm.k8s.io", Version: "v1beta4", Kind: "InitConfiguration", Patch: string(initPatch)},
 		},
 	}
