@@ -7,6 +7,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/oidclab/oidclab/lab/keys"
 	"github.com/oidclab/oidclab/lab/problem"
 )
 
@@ -44,13 +45,10 @@ func (l *Lab) recreate(ctx context.Context, m *member) error {
 	l.front.Withdraw(m.id)
 	l.front.Announce(m.id) // requests wait until it is there again
 	m.rotation = nil
-	if err := m.cluster.Recreate(ctx); err != nil {
+	if err := m.recreate(ctx, l.spec.Signer); err != nil {
 		return err
 	}
 	m.watchAnew()
-	if _, err := m.keys.Replace(); err != nil {
-		return err
-	}
 	if err := l.furnish(ctx, m); err != nil {
 		return err
 	}
@@ -71,6 +69,25 @@ func (l *Lab) recreate(ctx context.Context, m *member) error {
 	l.front.Publish(m.id, documents{m.cluster.API()})
 	l.tokenFiles.expire(m.id)
 	return nil
+}
+
+// recreate makes the cluster anew with keys that are new from its first token on:
+// its pods would keep one of a former key until they renew it.
+func (m *member) recreate(ctx context.Context, signer string) error {
+	m.changing.Lock()
+	defer m.changing.Unlock()
+	identity := m.cluster.Identity()
+	if signer == Static {
+		_, err := m.keys.Replace(func(files keys.Files) error {
+			identity.KeyFiles = &files
+			return m.cluster.Recreate(ctx, identity)
+		})
+		return err
+	}
+	if _, err := m.keys.Replace(nil); err != nil {
+		return err
+	}
+	return m.cluster.Recreate(ctx, identity)
 }
 
 // expire has the files with tokens of a cluster renewed at the next look.

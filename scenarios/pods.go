@@ -275,11 +275,32 @@ func (s *Session) awaitServices(ctx context.Context) {
 			return nil
 		}
 		if err == nil && dns.Status.AvailableReplicas == 0 {
-			err = fmt.Errorf("CoreDNS is not available: %+v", dns.Status.Conditions)
+			err = fmt.Errorf("CoreDNS is not available\n%s", s.systemPods(ctx))
 		}
 		return err
-	}).WithTimeout(servicesTimeout).Should(Succeed())
+	}).WithTimeout(servicesTimeout).WithPolling(time.Second).Should(Succeed())
 }
+
+// systemPods returns what the cluster's own pods are at, and say.
+func (s *Session) systemPods(ctx context.Context) string {
+	core := s.Kubernetes(s.Cluster()).Kubernetes().CoreV1().Pods(metav1.NamespaceSystem)
+	list, err := core.List(ctx, ownPods)
+	if err != nil {
+		return err.Error()
+	}
+	var out strings.Builder
+	for _, pod := range list.Items {
+		fmt.Fprintf(&out, "%s is %s: %+v\n", pod.Name, pod.Status.Phase, pod.Status.ContainerStatuses)
+		if logs, err := core.GetLogs(pod.Name, &corev1.PodLogOptions{TailLines: new(int64(3))}).DoRaw(ctx); err == nil {
+			out.Write(logs)
+		}
+	}
+	return out.String()
+}
+
+// ownPods selects the pods that a cluster runs for itself, but not those of
+// kubelet's manifests, which have no tokens.
+var ownPods = metav1.ListOptions{LabelSelector: "k8s-app"}
 
 func unreadableToken(ctx context.Context, s *Session) {
 	ownerOnly := func(spec *corev1.PodSpec) {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	. "github.com/onsi/gomega"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/oidclab/oidclab/fixtures"
 	"github.com/oidclab/oidclab/lab"
@@ -35,7 +36,7 @@ func rotation() []Scenario {
 		{Name: "rotation: a key that signs before consumers can know it", Labels: []string{"rotation"}, Run: signsTooEarly},
 		{Name: "rotation: a key that is removed while its tokens live", Labels: []string{"rotation"}, Run: removedTooEarly},
 		{Name: "rotation: the API server signs with key files, and is restarted for each change", Labels: []string{"rotation"}, Needs: []Need{StaticSigner}, Run: restartedForKeys},
-		{Name: "rotation: a cluster made anew under the same issuer URL", Labels: []string{"rotation"}, Run: clusterRecreated},
+		{Name: "rotation: a cluster made anew under the same issuer URL", Labels: []string{"rotation"}, Timeout: time.Minute + servicesTimeout, Run: clusterRecreated},
 		{Name: "issuer: enabled later on a running cluster", Labels: []string{"rotation", "issuer"}, Run: issuerEnabledLater},
 	}
 }
@@ -88,8 +89,17 @@ func (s *Session) sign(ctx context.Context, kid string) (retired string) {
 }
 
 func (s *Session) remove(ctx context.Context, kid string) {
-	_, err := s.Lab.RemoveKey(ctx, s.Cluster().ID, kid)
-	s.Must(err)
+	s.Must(s.tryRemove(ctx, kid))
+}
+
+// tryRemove removes a key, and has the cluster's own pods made anew. The API
+// server refuses the tokens that they have from that key, and kubelet would keep
+// those until 80 % of their life.
+func (s *Session) tryRemove(ctx context.Context, kid string) error {
+	if _, err := s.Lab.RemoveKey(ctx, s.Cluster().ID, kid); err != nil {
+		return err
+	}
+	return s.Kubernetes(s.Cluster()).Kubernetes().CoreV1().Pods(metav1.NamespaceSystem).DeleteCollection(ctx, metav1.DeleteOptions{}, ownPods)
 }
 
 func safeRotation(ctx context.Context, s *Session) {
@@ -196,7 +206,7 @@ func signsTooEarly(ctx context.Context, s *Session) {
 	all := s.present(parties)
 	s.warm(ctx, all)
 	retired := s.sign(ctx, s.publish(ctx))
-	s.Cleanup(func(ctx context.Context) { _, _ = s.Lab.RemoveKey(ctx, s.Cluster().ID, retired) })
+	s.Cleanup(func(ctx context.Context) { _ = s.tryRemove(ctx, retired) })
 	fresh := s.tokensFor(ctx, all, longLife)
 	refusals := 0
 	for _, p := range all {
@@ -317,6 +327,7 @@ func clusterRecreated(ctx context.Context, s *Session) {
 	after := s.claims(fresh[genericParty.Name])
 	s.Expect([]string{after.Iss, after.Sub}).To(Equal([]string{before.Iss, before.Sub}))
 	s.Expect(after.Kubernetes.ServiceAccount.UID).NotTo(Equal(before.Kubernetes.ServiceAccount.UID), "the account of another cluster")
+	s.awaitServices(ctx) // by pods whose tokens are of the new key from the start
 	s.keysGone(ctx, all, old, fresh)
 }
 
@@ -329,7 +340,7 @@ func restartedForKeys(ctx context.Context, s *Session) {
 	kid := s.publish(ctx)
 	s.Advance(ctx, longestWait()+aMoment)
 	retired := s.sign(ctx, kid)
-	s.Cleanup(func(ctx context.Context) { _, _ = s.Lab.RemoveKey(ctx, s.Cluster().ID, retired) })
+	s.Cleanup(func(ctx context.Context) { _ = s.tryRemove(ctx, retired) })
 	infos, err := s.Lab.Keys(ctx, s.Cluster().ID)
 	s.Must(err)
 	for _, key := range infos {

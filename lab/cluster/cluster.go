@@ -47,10 +47,10 @@ type Cluster interface {
 	// again; if not even that can be had, the error says so, and Reconfigure may
 	// be called again.
 	Reconfigure(ctx context.Context, identity Identity) error
-	// Recreate makes the cluster anew with the identity that it has, at the same
+	// Recreate makes the cluster anew with an identity of the same ID, at the same
 	// address and with the same administrator: nothing of its objects stays.
 	// After an error it may not serve; Recreate may be called again.
-	Recreate(ctx context.Context) error
+	Recreate(ctx context.Context, identity Identity) error
 	// Close ends the cluster and all that belongs to it. It may be called at
 	// any time, and again.
 	Close(ctx context.Context) error

@@ -161,14 +161,17 @@ func (s *Set) Remove(id string) (Key, error) {
 }
 
 // Replace removes every key and has a new one sign at once, as when a cluster is
-// made anew.
-func (s *Set) Replace() (Key, error) {
+// made anew. An install that is not nil takes the place of the set's own.
+func (s *Set) Replace(install func(Files) error) (Key, error) {
 	added, err := newEntry(s.algorithm)
 	if err != nil {
 		return Key{}, err
 	}
 	added.State = Signing
-	return s.change(func(keys []*entry) ([]*entry, *entry, error) {
+	if install == nil {
+		install = s.install
+	}
+	return s.changeBy(install, func(keys []*entry) ([]*entry, *entry, error) {
 		for _, e := range keys {
 			e.private, e.State = nil, Removed
 		}
@@ -176,9 +179,13 @@ func (s *Set) Replace() (Key, error) {
 	})
 }
 
-// change makes a change of states on copies, installs the result, and only then
-// makes it the set's own. It returns the key that edit names.
 func (s *Set) change(edit func([]*entry) ([]*entry, *entry, error)) (Key, error) {
+	return s.changeBy(s.install, edit)
+}
+
+// changeBy makes a change of states on copies, installs the result, and only then
+// makes it the set's own. It returns the key that edit names.
+func (s *Set) changeBy(install func(Files) error, edit func([]*entry) ([]*entry, *entry, error)) (Key, error) {
 	s.changing.Lock()
 	defer s.changing.Unlock()
 	s.mu.Lock()
@@ -191,12 +198,12 @@ func (s *Set) change(edit func([]*entry) ([]*entry, *entry, error)) (Key, error)
 	if err != nil {
 		return Key{}, err
 	}
-	if s.install != nil {
+	if install != nil {
 		files, err := filesOf(next)
 		if err != nil {
 			return Key{}, err
 		}
-		if err := s.install(files); err != nil {
+		if err := install(files); err != nil {
 			return Key{}, err
 		}
 	}

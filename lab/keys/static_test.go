@@ -189,7 +189,7 @@ func TestReplace(t *testing.T) {
 	if _, err := set.Publish(); err != nil {
 		t.Fatal(err)
 	}
-	next, err := set.Replace()
+	next, err := set.Replace(nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -783,14 +783,34 @@ func (f *fixture) testBadIdentity(t *testing.T) {
 	f.verify(t, f.token(t, nil))
 }
 
-// testRecreation makes the cluster anew, and expects nothing of it to be left
-// but its address, its identity and its administrator.
+// testRecreation makes the cluster anew with other keys, and expects nothing of it
+// to be left but its address, its issuer and its administrator.
 func (f *fixture) testRecreation(t *testing.T) {
-	host, old := f.API().Config().Host, f.token(t, nil)
+	host, old, former := f.API().Config().Host, f.token(t, nil), f.keys.Current().ID
 	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
 	defer cancel()
-	if err := f.Recreate(ctx); err != nil {
+	identity := f.Identity()
+	other := identity
+	other.ID = "another"
+	if f.Recreate(ctx, other) == nil {
+		t.Fatal("a cluster became another")
+	}
+	var err error
+	if identity.KeyFiles == nil {
+		if _, err = f.keys.Replace(nil); err == nil {
+			err = f.Recreate(ctx, identity)
+		}
+	} else {
+		_, err = f.keys.Replace(func(files keys.Files) error {
+			identity.KeyFiles = &files
+			return f.Recreate(ctx, identity)
+		})
+	}
+	if err != nil {
 		t.Fatal(err)
+	}
+	if got := f.published(t); slices.Contains(got, former) || !slices.Contains(got, f.keys.Current().ID) {
+		t.Errorf("publishes %v, want %s and not %s", got, f.keys.Current().ID, former)
 	}
 	if err := f.Healthy(t.Context()); err != nil {
 		t.Error(err)
@@ -802,8 +822,10 @@ func (f *fixture) testRecreation(t *testing.T) {
 	if err := f.API().EnsureServiceAccount(t.Context(), namespace, account); err != nil {
 		t.Fatal(err)
 	}
-	f.refused(t, old) // of the same key, but of an account that is gone
-	if err := f.reviewed(t, f.token(t, nil), audience); err != nil {
+	f.refused(t, old)
+	fresh := f.token(t, nil)
+	f.verify(t, fresh)
+	if err := f.reviewed(t, fresh, audience); err != nil {
 		t.Errorf("control: a token of the new account: %v", err)
 	}
 	if got := f.API().Config().Host; got != host {

@@ -147,13 +147,11 @@ func (c *Cluster) Reconfigure(ctx context.Context, identity cluster.Identity) (e
 			err = fmt.Errorf("cluster %s: %w", former.ID, err)
 		}
 	}()
-	if identity.ID != former.ID {
-		return fmt.Errorf("it cannot become cluster %s; start another", identity.ID)
+	if err := c.mayBecome(identity); err != nil {
+		return err
 	}
 	if err = c.restartAs(ctx, identity); err == nil {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.identity = identity
+		c.setIdentity(identity)
 		return nil
 	}
 	restore, cancel := context.WithTimeout(context.WithoutCancel(ctx), restoreTimeout)
@@ -187,7 +185,7 @@ func (c *Cluster) untilClose(ctx context.Context) (context.Context, context.Canc
 }
 
 // Recreate implements cluster.Cluster.
-func (c *Cluster) Recreate(ctx context.Context) (err error) {
+func (c *Cluster) Recreate(ctx context.Context, identity cluster.Identity) (err error) {
 	c.reconfiguring.Lock()
 	defer c.reconfiguring.Unlock()
 	ctx, cancel := c.untilClose(ctx)
@@ -197,6 +195,9 @@ func (c *Cluster) Recreate(ctx context.Context) (err error) {
 			err = fmt.Errorf("cluster %s: %w", c.Identity().ID, err)
 		}
 	}()
+	if err := c.mayBecome(identity); err != nil {
+		return err
+	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -206,7 +207,24 @@ func (c *Cluster) Recreate(ctx context.Context) (err error) {
 	if err := c.files.removeData(); err != nil {
 		return err
 	}
-	return c.run(ctx, c.Identity())
+	if err := c.run(ctx, identity); err != nil {
+		return err
+	}
+	c.setIdentity(identity)
+	return nil
+}
+
+func (c *Cluster) mayBecome(identity cluster.Identity) error {
+	if identity.ID != c.config.Identity.ID {
+		return fmt.Errorf("it cannot become cluster %s; start another", identity.ID)
+	}
+	return nil
+}
+
+func (c *Cluster) setIdentity(identity cluster.Identity) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.identity = identity
 }
 
 // Identity implements cluster.Cluster.

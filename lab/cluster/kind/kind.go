@@ -65,7 +65,7 @@ type Cluster struct {
 
 	mu         sync.Mutex
 	identity   cluster.Identity // guarded by mu
-	generation int              // of key files; changed by Reconfigure only
+	generation int              // of key files; changed under reconfiguring only
 
 	reconfiguring sync.Mutex
 	kept          *kept         // guarded by reconfiguring; nil before the first Recreate

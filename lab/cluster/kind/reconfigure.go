@@ -24,11 +24,8 @@ func (c *Cluster) Reconfigure(ctx context.Context, identity cluster.Identity) er
 	c.reconfiguring.Lock()
 	defer c.reconfiguring.Unlock()
 	former := c.Identity()
-	if identity.ID != former.ID {
-		return fmt.Errorf("cluster %s can't become %s", former.ID, identity.ID)
-	}
-	if identity.KeyFiles == nil && identity.SignerSocket != c.config.Identity.SignerSocket {
-		return fmt.Errorf("cluster %s has no signer at %q mounted; start it with one", identity.ID, identity.SignerSocket)
+	if err := c.mayBecome(identity); err != nil {
+		return err
 	}
 	if err := c.restart(ctx, identity); err != nil {
 		if errors.Is(err, errClosed) {
@@ -41,10 +38,24 @@ func (c *Cluster) Reconfigure(ctx context.Context, identity cluster.Identity) er
 		}
 		return fmt.Errorf("cluster %s: %w", identity.ID, err)
 	}
+	c.setIdentity(identity)
+	return nil
+}
+
+func (c *Cluster) mayBecome(identity cluster.Identity) error {
+	if identity.ID != c.config.Identity.ID {
+		return fmt.Errorf("cluster %s can't become %s", c.config.Identity.ID, identity.ID)
+	}
+	if identity.KeyFiles == nil && identity.SignerSocket != c.config.Identity.SignerSocket {
+		return fmt.Errorf("cluster %s has no signer at %q mounted; start it with one", identity.ID, identity.SignerSocket)
+	}
+	return nil
+}
+
+func (c *Cluster) setIdentity(identity cluster.Identity) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.identity = identity
-	return nil
 }
 
 // restart has the API server run with an identity, and waits for it. Key files

@@ -9,6 +9,8 @@ import (
 	"strconv"
 
 	"sigs.k8s.io/kind/pkg/apis/config/v1alpha4"
+
+	"github.com/oidclab/oidclab/lab/cluster"
 )
 
 // pkiDir is where kubeadm takes a certificate authority from, if there is one.
@@ -33,9 +35,12 @@ func (k *kept) adapt(config *v1alpha4.Cluster) {
 }
 
 // Recreate implements cluster.Cluster: the node is another one.
-func (c *Cluster) Recreate(ctx context.Context) (err error) {
+func (c *Cluster) Recreate(ctx context.Context, identity cluster.Identity) (err error) {
 	c.reconfiguring.Lock()
 	defer c.reconfiguring.Unlock()
+	if err := c.mayBecome(identity); err != nil {
+		return err
+	}
 	ctx, cancel := c.whileOpen(ctx)
 	defer cancel(nil)
 	defer func() {
@@ -51,7 +56,12 @@ func (c *Cluster) Recreate(ctx context.Context) (err error) {
 	if err := c.remove(ctx); err != nil {
 		return err
 	}
-	return c.start(ctx, c.Identity())
+	c.generation++
+	if err := c.start(ctx, identity); err != nil {
+		return err
+	}
+	c.setIdentity(identity)
+	return c.removeOldKeys()
 }
 
 // keep reads what is kept.
