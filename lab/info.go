@@ -150,9 +150,12 @@ type VaultInfo struct {
 	Mounts   map[string]AuthMounts `json:"mounts"`   // by cluster
 }
 
-// AuthMounts are the paths of a cluster's two auth methods.
+// AuthMounts are the paths of a cluster's auth methods.
 type AuthMounts struct {
-	JWT        string `json:"jwt"`
+	JWT        string `json:"jwt"`      // finds keys by discovery
+	JWKSURL    string `json:"jwksURL"`  // is told where keys are
+	Pinned     string `json:"pinned"`   // has a snapshot of them
+	NoIssuer   string `json:"noIssuer"` // like JWT, but takes any issuer's name, as Vault does by default; BareRole only
 	Kubernetes string `json:"kubernetes"`
 }
 

@@ -47,7 +47,10 @@ func (l *Lab) configureVault(ctx context.Context, _ *undo) (string, error) {
 			return "", err
 		}
 		setup.Clusters = append(setup.Clusters, known)
-		l.info.Vault.Mounts[m.id] = AuthMounts{JWT: vault.JWTMount(m.id), Kubernetes: vault.KubernetesMount(m.id)}
+		l.info.Vault.Mounts[m.id] = AuthMounts{
+			JWT: vault.JWTMount(m.id), JWKSURL: vault.JWKSURLMount(m.id), Pinned: vault.PinnedMount(m.id), NoIssuer: vault.NoIssuerMount(m.id),
+			Kubernetes: vault.KubernetesMount(m.id),
+		}
 	}
 	return "", l.vault.Configure(ctx, setup)
 }
@@ -59,9 +62,17 @@ func (l *Lab) knownToVault(ctx context.Context, m *member) (vault.Cluster, error
 	if err != nil {
 		return vault.Cluster{}, err
 	}
+	files, err := m.keys.Files()
+	if err != nil {
+		return vault.Cluster{}, err
+	}
+	var publicKeys []string
+	for _, key := range files.PublicKeys {
+		publicKeys = append(publicKeys, string(key))
+	}
 	config := m.cluster.API().Config()
 	return vault.Cluster{
-		ID: m.id, Issuer: m.issuer, IssuerCA: l.ca.CertPEM(), Server: config.Host, ServerCA: config.CAData, ReviewerToken: reviewer,
+		ID: m.id, Issuer: m.issuer, JWKSURI: m.jwksURI, PublicKeys: publicKeys, IssuerCA: l.ca.CertPEM(), Server: config.Host, ServerCA: config.CAData, ReviewerToken: reviewer,
 	}, nil
 }
 

@@ -20,7 +20,6 @@ func credentials() []Scenario {
 		{Name: "credentials: an unknown AWS role is denied like one that does not trust", Labels: []string{"credentials", "aws"}, Run: awsUnknownRole},
 		{Name: "credentials: an access token is refused once it has expired", Labels: []string{"credentials", "expiry", "generic"}, Run: accessTokenExpires},
 		{Name: "credentials: the resource refuses a cluster's token", Labels: []string{"credentials", "generic"}, Run: resourceRefusesSubjectToken},
-		{Name: "credentials: a Vault role without access logs in and reads nothing", Labels: []string{"credentials", "vault-jwt", "vault-kubernetes"}, Needs: []Need{Vault}, Run: vaultRoleWithoutAccess},
 	}
 }
 
@@ -90,26 +89,4 @@ func resourceRefusesSubjectToken(ctx context.Context, s *Session) {
 	s.Accepted(ctx, genericParty, token, "control: exchanged first")
 	_, err := exchange.UseResource(ctx, s.Web, s.Info.Generic.Resource, token)
 	s.refusedWith(err, 401, "invalid_token", "a cluster's token at the resource")
-}
-
-func vaultRoleWithoutAccess(ctx context.Context, s *Session) {
-	for _, login := range []struct {
-		mount string
-		do    func(context.Context, exchange.VaultTarget, string) (exchange.VaultResult, error)
-	}{
-		{s.Info.Vault.Mounts[s.Cluster().ID].JWT, exchange.VaultJWT},
-		{s.Info.Vault.Mounts[s.Cluster().ID].Kubernetes, exchange.VaultKubernetes},
-	} {
-		token := s.Mint(ctx, lab.MintRequest{Audiences: []string{fixtures.VaultAudience}})
-		target := exchange.VaultTarget{Address: s.Info.Vault.Address, Mount: login.mount, Role: s.Info.Vault.Role, Client: s.Web}
-		result, err := login.do(ctx, target, token)
-		s.Must(err, "control: the role with access")
-		_, err = exchange.ReadSecret(ctx, target, result.ClientToken, s.Info.Vault.Secret)
-		s.Must(err, "control: the role with access")
-		target.Role = s.Info.Vault.BareRole
-		result, err = login.do(ctx, target, token)
-		s.Must(err, "the role without access logs in")
-		_, err = exchange.ReadSecret(ctx, target, result.ClientToken, s.Info.Vault.Secret)
-		s.refusedWith(err, 403, "", "the role without access reads")
-	}
 }

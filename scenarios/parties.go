@@ -81,11 +81,11 @@ var (
 	}
 	vaultJWTParty = Party{
 		Name: "vault-jwt", Audience: fixtures.VaultAudience, Needs: []Need{Vault}, RealTime: true, staleKey: badSignature,
-		exchange: exchangeVault(exchange.VaultJWT, func(m lab.AuthMounts) string { return m.JWT }),
+		exchange: exchangeVault(exchange.VaultJWT, byDiscovery),
 	}
 	vaultKubernetesParty = Party{
 		Name: "vault-kubernetes", Audience: fixtures.VaultAudience, Needs: []Need{Vault}, RealTime: true, Online: true,
-		exchange: exchangeVault(exchange.VaultKubernetes, func(m lab.AuthMounts) string { return m.Kubernetes }),
+		exchange: exchangeVault(exchange.VaultKubernetes, byTokenReview),
 	}
 	kubernetesParty = Party{
 		Name: "kubernetes", Audience: fixtures.ClusterAudience("c2"), Needs: []Need{TwoClusters}, RealTime: true, Lingers: true, staleKey: unauthorized, exchange: exchangeKubernetes,
@@ -215,7 +215,7 @@ func awsAnswer(reason sts.Reason) Expectation {
 
 func exchangeVault(login func(context.Context, exchange.VaultTarget, string) (exchange.VaultResult, error), mount func(lab.AuthMounts) string) func(context.Context, *Session, string) (any, error) {
 	return func(ctx context.Context, s *Session, token string) (any, error) {
-		target := exchange.VaultTarget{Address: s.Info.Vault.Address, Mount: mount(s.Info.Vault.Mounts[s.Cluster().ID]), Role: s.Info.Vault.Role, Client: s.Web}
+		target := s.vaultTarget(s.Info.Vault.Role, mount)
 		result, err := login(ctx, target, token)
 		if err != nil {
 			return nil, err

@@ -68,7 +68,7 @@ var (
 func All() []Scenario {
 	var all []Scenario
 	for _, theme := range []func() []Scenario{
-		discovery, tokens, journeys, refusals, credentials, storage, ociSessions, expiry, rotation, revocation, webhooks, pods,
+		discovery, tokens, journeys, refusals, credentials, vaultRoles, storage, ociSessions, expiry, rotation, revocation, webhooks, pods,
 	} {
 		all = append(all, theme()...)
 	}

@@ -4,7 +4,9 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"net/http"
 	"os"
@@ -35,7 +37,7 @@ func TestRealVault(t *testing.T) {
 	err = server.Configure(t.Context(), Setup{
 		Audience: "vault", Namespace: "demo", ServiceAccount: "app",
 		Clusters: []Cluster{{
-			ID: "c1", Issuer: cluster.url, IssuerCA: cluster.ca, Server: cluster.url, ServerCA: cluster.ca, ReviewerToken: "reviewer",
+			ID: "c1", Issuer: cluster.url, JWKSURI: cluster.url + "/openid/v1/jwks", PublicKeys: []string{cluster.publicKey(t)}, IssuerCA: cluster.ca, Server: cluster.url, ServerCA: cluster.ca, ReviewerToken: "reviewer",
 		}},
 	})
 	if err != nil {
@@ -60,7 +62,16 @@ func TestRealVault(t *testing.T) {
 		{"jwt, expired", JWTMount("c1"), Role, cluster.token(t, map[string]any{"exp": time.Now().Add(-ClockSkew - 5*time.Second).Unix()}), 400, "token is expired", false},
 		{"jwt, within the skew", JWTMount("c1"), Role, cluster.token(t, map[string]any{"exp": time.Now().Add(-ClockSkew / 2).Unix()}), 0, "", true},
 		{"jwt, other key", JWTMount("c1"), Role, startCluster(t).token(t, map[string]any{"iss": cluster.url}), 400, "failed to verify id token signature", false},
+		{"jwt, claims", JWTMount("c1"), ClaimsRole, valid, 0, "", true},
+		{"jwt, claims of another subject", JWTMount("c1"), ClaimsRole, cluster.token(t, map[string]any{"sub": "app"}), 400, `claim "sub" does not match any associated bound claim values`, false},
+		{"jwt by JWKS URL", JWKSURLMount("c1"), Role, valid, 0, "", true},
+		{"jwt by JWKS URL, other key", JWKSURLMount("c1"), Role, startCluster(t).token(t, map[string]any{"iss": cluster.url}), 400, "error verifying token signature", false},
+		{"jwt with pinned keys", PinnedMount("c1"), Role, valid, 0, "", true},
+		{"jwt with pinned keys, other key", PinnedMount("c1"), Role, startCluster(t).token(t, map[string]any{"iss": cluster.url}), 400, "error verifying token signature", false},
+		{"jwt without issuer", NoIssuerMount("c1"), BareRole, cluster.token(t, map[string]any{"iss": "https://issuer.example"}), 0, "", false},
+		{"jwt without issuer, other key", NoIssuerMount("c1"), BareRole, startCluster(t).token(t, nil), 400, "error verifying token signature", false},
 		{"kubernetes", KubernetesMount("c1"), Role, valid, 0, "", true},
+		{"kubernetes without audience", KubernetesMount("c1"), NoAudienceRole, cluster.token(t, map[string]any{"aud": []string{"other"}}), 0, "", false},
 		{"kubernetes, bare role", KubernetesMount("c1"), BareRole, valid, 0, "", false},
 		{"kubernetes, audience", KubernetesMount("c1"), Role, cluster.token(t, map[string]any{"aud": []string{"other"}}), 403, "invalid audience (aud) claim", false},
 		{"kubernetes, not a token of the cluster", KubernetesMount("c1"), Role, startCluster(t).token(t, map[string]any{"iss": cluster.url}), 403, "permission denied", false},
@@ -161,6 +172,15 @@ func startCluster(t *testing.T) *fakeCluster {
 	url, ca := serveTLS(t, mux)
 	cluster.url, cluster.ca = url, ca.CertPEM()
 	return cluster
+}
+
+func (c *fakeCluster) publicKey(t *testing.T) string {
+	t.Helper()
+	der, err := x509.MarshalPKIXPublicKey(c.key.Public().Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
 }
 
 // token returns a token of the workload, with some claims changed.

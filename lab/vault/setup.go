@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,6 +17,13 @@ const (
 	Role       = "demo"                      // may read the secret
 	BareRole   = "no-secrets"                // may log in, and nothing else
 	SecretPath = "secret/data/demo/greeting" // of the API, KV version 2
+
+	// ClaimsRole of the JWT auth methods binds claims, by JSON pointer and with
+	// globs, where Role binds the subject.
+	ClaimsRole = "demo-by-claims"
+	// NoAudienceRole of the Kubernetes auth methods is what a role without audience
+	// is: it takes tokens for any audience. It may log in, and nothing else.
+	NoAudienceRole = "no-audience"
 
 	readerPolicy = "demo-reader"
 	barePolicy   = "demo-none"
@@ -35,6 +44,19 @@ const upgradePause = 20 * time.Millisecond
 // JWTMount returns the path of a cluster's JWT auth method, below auth/.
 func JWTMount(clusterID string) string { return "jwt-" + clusterID }
 
+// JWKSURLMount returns the path of an auth method like JWTMount, below auth/, that
+// is told where the keys are and reads no discovery document.
+func JWKSURLMount(clusterID string) string { return JWTMount(clusterID) + "-jwks-url" }
+
+// PinnedMount returns the path of an auth method like JWTMount, below auth/, whose
+// keys are those that the cluster had when Vault was configured, for ever.
+func PinnedMount(clusterID string) string { return JWTMount(clusterID) + "-pinned" }
+
+// NoIssuerMount returns the path of an auth method like JWTMount, below auth/,
+// without bound_issuer: what it knows of the issuer is used to find keys, and
+// compared with no token. It has BareRole only.
+func NoIssuerMount(clusterID string) string { return JWTMount(clusterID) + "-no-issuer" }
+
 // KubernetesMount returns the path of a cluster's Kubernetes auth method, below auth/.
 func KubernetesMount(clusterID string) string { return "kubernetes-" + clusterID }
 
@@ -50,15 +72,17 @@ type Setup struct {
 type Cluster struct {
 	ID            string
 	Issuer        string // its discovery document must be there already: Vault fetches it at once
-	IssuerCA      []byte // PEM, of the issuer's HTTPS server
-	Server        string // of the Kubernetes API
-	ServerCA      []byte // PEM, of the Kubernetes API
-	ReviewerToken string // of a service account that may create TokenReviews
+	JWKSURI       string
+	PublicKeys    []string // PEM, PKIX
+	IssuerCA      []byte   // PEM, of the issuer's HTTPS server
+	Server        string   // of the Kubernetes API
+	ServerCA      []byte   // PEM, of the Kubernetes API
+	ReviewerToken string   // of a service account that may create TokenReviews
 }
 
 // Configure makes, in a Vault just started, a KV version 2 store with one
 // secret, a policy that may read it and one that may not, and for each cluster
-// a JWT and a Kubernetes auth method with the roles Role and BareRole.
+// JWT and Kubernetes auth methods, with roles.
 func (s *Server) Configure(ctx context.Context, setup Setup) error {
 	if err := configure(ctx, s.root, setup); err != nil {
 		return fmt.Errorf("%w; there may be more in Vault's log %s", err, s.logFile)
@@ -102,6 +126,8 @@ func (s Setup) validate() error {
 		errs = append(errs,
 			missing("the id of a cluster", c.ID),
 			missing("the issuer of cluster "+c.ID, c.Issuer),
+			missing("the JWKS URI of cluster "+c.ID, c.JWKSURI),
+			missing("a public key of cluster "+c.ID, strings.Join(c.PublicKeys, "")),
 			missing("the issuer's CA of cluster "+c.ID, string(c.IssuerCA)),
 			missing("the server of cluster "+c.ID, c.Server),
 			missing("the server's CA of cluster "+c.ID, string(c.ServerCA)),
@@ -132,54 +158,83 @@ func (s Setup) writes() []write {
 	return append(list, write{SecretPath, map[string]any{"data": map[string]string{"message": greeting}}})
 }
 
-// jwtAuth verifies tokens offline, with the keys of the issuer's discovery document.
+// jwtAuth verifies tokens offline, with keys that it has in each way in which
+// Vault can have some.
 func (c Cluster) jwtAuth(s Setup) []write {
-	mount := JWTMount(c.ID)
-	role := func(name, policy string) write {
-		return write{"auth/" + mount + "/role/" + name, map[string]any{
+	subject := map[string]any{"bound_subject": "system:serviceaccount:" + s.Namespace + ":" + s.ServiceAccount}
+	claims := map[string]any{
+		"bound_claims": map[string]any{
+			"/kubernetes.io/namespace":           s.Namespace,
+			"/kubernetes.io/serviceaccount/name": s.ServiceAccount,
+			"sub":                                "system:serviceaccount:*",
+		},
+		"bound_claims_type": "glob",
+	}
+	role := func(mount, name, policy string, binding map[string]any) write {
+		body := map[string]any{
 			"role_type":         "jwt", // the default is oidc, a login by browser
 			"user_claim":        "sub",
 			"bound_audiences":   []string{s.Audience},
-			"bound_subject":     "system:serviceaccount:" + s.Namespace + ":" + s.ServiceAccount,
 			"clock_skew_leeway": int(ClockSkew.Seconds()),
 			"token_policies":    []string{policy},
 			"token_ttl":         int(tokenTTL.Seconds()),
 			"token_max_ttl":     int(tokenTTL.Seconds()),
-		}}
+		}
+		maps.Copy(body, binding)
+		return write{"auth/" + mount + "/role/" + name, body}
 	}
-	return []write{
-		{"sys/auth/" + mount, map[string]any{"type": "jwt"}},
-		{"auth/" + mount + "/config", map[string]any{
-			"oidc_discovery_url":    c.Issuer,
-			"oidc_discovery_ca_pem": string(c.IssuerCA),
-			"bound_issuer":          c.Issuer,
+	method := func(mount, issuer string, keys map[string]any) []write {
+		config := map[string]any{
 			// What an API server can sign with.
 			"jwt_supported_algs": []string{"RS256", "ES256", "ES384", "ES512"},
-		}},
-		role(Role, readerPolicy),
-		role(BareRole, barePolicy),
+		}
+		if issuer != "" {
+			config["bound_issuer"] = issuer
+		}
+		maps.Copy(config, keys)
+		return []write{
+			{"sys/auth/" + mount, map[string]any{"type": "jwt"}},
+			{"auth/" + mount + "/config", config},
+			role(mount, BareRole, barePolicy, subject),
+		}
 	}
+	discovery := map[string]any{"oidc_discovery_url": c.Issuer, "oidc_discovery_ca_pem": string(c.IssuerCA)}
+	return slices.Concat(
+		method(JWTMount(c.ID), c.Issuer, discovery),
+		[]write{
+			role(JWTMount(c.ID), Role, readerPolicy, subject),
+			role(JWTMount(c.ID), ClaimsRole, readerPolicy, claims),
+		},
+		method(JWKSURLMount(c.ID), c.Issuer, map[string]any{"jwks_url": c.JWKSURI, "jwks_ca_pem": string(c.IssuerCA)}),
+		[]write{role(JWKSURLMount(c.ID), Role, readerPolicy, subject)},
+		method(PinnedMount(c.ID), c.Issuer, map[string]any{"jwt_validation_pubkeys": c.PublicKeys}),
+		[]write{role(PinnedMount(c.ID), Role, readerPolicy, subject)},
+		method(NoIssuerMount(c.ID), "", discovery),
+	)
 }
 
 // kubernetesAuth has the cluster judge tokens, by TokenReview.
 func (c Cluster) kubernetesAuth(s Setup) []write {
 	mount := KubernetesMount(c.ID)
-	role := func(name, policy string) write {
-		return write{"auth/" + mount + "/role/" + name, map[string]any{
+	role := func(name, policy string, audience map[string]any) write {
+		body := map[string]any{
 			"bound_service_account_names":      []string{s.ServiceAccount},
 			"bound_service_account_namespaces": []string{s.Namespace},
-			"audience":                         s.Audience,
 			"alias_name_source":                "serviceaccount_uid",
 			"token_policies":                   []string{policy},
 			"token_ttl":                        int(tokenTTL.Seconds()),
 			"token_max_ttl":                    int(tokenTTL.Seconds()),
-		}}
+		}
+		maps.Copy(body, audience)
+		return write{"auth/" + mount + "/role/" + name, body}
 	}
+	bound := map[string]any{"audience": s.Audience}
 	return []write{
 		{"sys/auth/" + mount, map[string]any{"type": "kubernetes"}},
 		c.kubernetesConfig(),
-		role(Role, readerPolicy),
-		role(BareRole, barePolicy),
+		role(Role, readerPolicy, bound),
+		role(BareRole, barePolicy, bound),
+		role(NoAudienceRole, barePolicy, nil),
 	}
 }
 

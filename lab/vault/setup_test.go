@@ -24,6 +24,8 @@ var setup = Setup{
 	Clusters: []Cluster{{
 		ID:            "c1",
 		Issuer:        "https://127.0.0.1:1/c/c1",
+		JWKSURI:       "https://127.0.0.1:1/c/c1/keys",
+		PublicKeys:    []string{"first key", "second key"},
 		IssuerCA:      []byte("issuer CA"),
 		Server:        "https://127.0.0.1:2",
 		ServerCA:      []byte("server CA"),
@@ -50,6 +52,11 @@ func TestConfigure(t *testing.T) {
 	if err := configure(t.Context(), client, setup); err != nil {
 		t.Fatal(err)
 	}
+	const bareRole = `{
+		"role_type": "jwt", "user_claim": "sub", "clock_skew_leeway": 60,
+		"bound_audiences": ["vault"], "bound_subject": "system:serviceaccount:demo:app",
+		"token_policies": ["demo-none"], "token_ttl": 900, "token_max_ttl": 900}`
+	readerRole := strings.Replace(bareRole, "demo-none", "demo-reader", 1)
 	want := []call{
 		{"PUT", "/v1/sys/mounts/secret", `{"type": "kv", "options": {"version": "2"}}`},
 		{"PUT", "/v1/sys/policies/acl/demo-reader", `{"policy": "path \"secret/data/demo/*\" { capabilities = [\"read\"] }"}`},
@@ -61,14 +68,37 @@ func TestConfigure(t *testing.T) {
 			"oidc_discovery_ca_pem": "issuer CA",
 			"bound_issuer": "https://127.0.0.1:1/c/c1",
 			"jwt_supported_algs": ["RS256", "ES256", "ES384", "ES512"]}`},
-		{"PUT", "/v1/auth/jwt-c1/role/demo", `{
+		{"PUT", "/v1/auth/jwt-c1/role/no-secrets", bareRole},
+		{"PUT", "/v1/auth/jwt-c1/role/demo", readerRole},
+		{"PUT", "/v1/auth/jwt-c1/role/demo-by-claims", `{
 			"role_type": "jwt", "user_claim": "sub", "clock_skew_leeway": 60,
-			"bound_audiences": ["vault"], "bound_subject": "system:serviceaccount:demo:app",
+			"bound_audiences": ["vault"], "bound_claims_type": "glob", "bound_claims": {
+				"/kubernetes.io/namespace": "demo", "/kubernetes.io/serviceaccount/name": "app", "sub": "system:serviceaccount:*"},
 			"token_policies": ["demo-reader"], "token_ttl": 900, "token_max_ttl": 900}`},
-		{"PUT", "/v1/auth/jwt-c1/role/no-secrets", `{
-			"role_type": "jwt", "user_claim": "sub", "clock_skew_leeway": 60,
-			"bound_audiences": ["vault"], "bound_subject": "system:serviceaccount:demo:app",
-			"token_policies": ["demo-none"], "token_ttl": 900, "token_max_ttl": 900}`},
+
+		{"PUT", "/v1/sys/auth/jwt-c1-jwks-url", `{"type": "jwt"}`},
+		{"PUT", "/v1/auth/jwt-c1-jwks-url/config", `{
+			"jwks_url": "https://127.0.0.1:1/c/c1/keys",
+			"jwks_ca_pem": "issuer CA",
+			"bound_issuer": "https://127.0.0.1:1/c/c1",
+			"jwt_supported_algs": ["RS256", "ES256", "ES384", "ES512"]}`},
+		{"PUT", "/v1/auth/jwt-c1-jwks-url/role/no-secrets", bareRole},
+		{"PUT", "/v1/auth/jwt-c1-jwks-url/role/demo", readerRole},
+
+		{"PUT", "/v1/sys/auth/jwt-c1-pinned", `{"type": "jwt"}`},
+		{"PUT", "/v1/auth/jwt-c1-pinned/config", `{
+			"jwt_validation_pubkeys": ["first key", "second key"],
+			"bound_issuer": "https://127.0.0.1:1/c/c1",
+			"jwt_supported_algs": ["RS256", "ES256", "ES384", "ES512"]}`},
+		{"PUT", "/v1/auth/jwt-c1-pinned/role/no-secrets", bareRole},
+		{"PUT", "/v1/auth/jwt-c1-pinned/role/demo", readerRole},
+
+		{"PUT", "/v1/sys/auth/jwt-c1-no-issuer", `{"type": "jwt"}`},
+		{"PUT", "/v1/auth/jwt-c1-no-issuer/config", `{
+			"oidc_discovery_url": "https://127.0.0.1:1/c/c1",
+			"oidc_discovery_ca_pem": "issuer CA",
+			"jwt_supported_algs": ["RS256", "ES256", "ES384", "ES512"]}`},
+		{"PUT", "/v1/auth/jwt-c1-no-issuer/role/no-secrets", bareRole},
 
 		{"PUT", "/v1/sys/auth/kubernetes-c1", `{"type": "kubernetes"}`},
 		{"PUT", "/v1/auth/kubernetes-c1/config", `{
@@ -81,6 +111,10 @@ func TestConfigure(t *testing.T) {
 		{"PUT", "/v1/auth/kubernetes-c1/role/no-secrets", `{
 			"bound_service_account_names": ["app"], "bound_service_account_namespaces": ["demo"],
 			"audience": "vault", "alias_name_source": "serviceaccount_uid",
+			"token_policies": ["demo-none"], "token_ttl": 900, "token_max_ttl": 900}`},
+		{"PUT", "/v1/auth/kubernetes-c1/role/no-audience", `{
+			"bound_service_account_names": ["app"], "bound_service_account_namespaces": ["demo"],
+			"alias_name_source": "serviceaccount_uid",
 			"token_policies": ["demo-none"], "token_ttl": 900, "token_max_ttl": 900}`},
 
 		{"PUT", "/v1/secret/data/demo/greeting", `{"data": {"message": "Hello from Vault"}}`},
@@ -114,8 +148,12 @@ func TestConfigureEachCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := map[string]string{
-		"/v1/auth/jwt-c1/config": "https://127.0.0.1:1/c/c1",
-		"/v1/auth/jwt-c2/config": "https://127.0.0.1:1/c/c2",
+		"/v1/auth/jwt-c1/config":          "https://127.0.0.1:1/c/c1",
+		"/v1/auth/jwt-c1-jwks-url/config": "https://127.0.0.1:1/c/c1",
+		"/v1/auth/jwt-c1-pinned/config":   "https://127.0.0.1:1/c/c1",
+		"/v1/auth/jwt-c2/config":          "https://127.0.0.1:1/c/c2",
+		"/v1/auth/jwt-c2-jwks-url/config": "https://127.0.0.1:1/c/c2",
+		"/v1/auth/jwt-c2-pinned/config":   "https://127.0.0.1:1/c/c2",
 	}
 	if diff := cmp.Diff(want, issuers); diff != "" {
 		t.Error(diff)

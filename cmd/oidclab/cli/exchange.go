@@ -61,7 +61,7 @@ func (a *app) exchangeCommand() *cobra.Command {
 			cmd.Flags().Var(&choice{value: &f.grant, values: grants}, "grant", "how to present the token: token-exchange (RFC 8693), jwt-bearer or client-assertion (RFC 7523)")
 		}),
 		a.exchangePartyCommand("vault", "Login with a token, then read a secret", exchangeVault, func(cmd *cobra.Command, f *exchangeFlags) {
-			cmd.Flags().StringVar(&f.method, "method", "jwt", "auth method: jwt (offline, by discovery) or kubernetes (TokenReview)")
+			cmd.Flags().StringVar(&f.method, "method", "jwt", "auth method: jwt (offline, by discovery), jwks-url (without discovery), pinned (with the keys of the time of up) or kubernetes (TokenReview)")
 			cmd.Flags().StringVar(&f.role, "role", "", "role to log in with; empty means the lab's")
 		}),
 	)
@@ -302,10 +302,14 @@ func exchangeVault(ctx context.Context, info lab.Info, client *http.Client, f ex
 	login := exchange.VaultJWT
 	switch target.Mount = mounts.JWT; f.method {
 	case "jwt":
+	case "jwks-url":
+		target.Mount = mounts.JWKSURL
+	case "pinned":
+		target.Mount = mounts.Pinned
 	case "kubernetes":
 		login, target.Mount = exchange.VaultKubernetes, mounts.Kubernetes
 	default:
-		return exchanged{}, problem.New(problem.Usage, "oidclab exchange vault --help", "there is no auth method %q, but jwt and kubernetes", f.method)
+		return exchanged{}, problem.New(problem.Usage, "oidclab exchange vault --help", "there is no auth method %q, but jwt, jwks-url, pinned and kubernetes", f.method)
 	}
 	result, err := login(ctx, target, f.wholeToken)
 	if err != nil {
