@@ -9,8 +9,9 @@ import (
 )
 
 const (
-	maxDepth   = 32  // nesting of a JSON document
-	maxMembers = 200 // of one JSON object
+	maxDepth   = 32     // nesting of a JSON document
+	maxMembers = 200    // of one JSON object
+	maxValues  = 10_000 // of a JSON document, at any depth
 )
 
 // document is a JSON object that was decoded with its names exactly as they
@@ -54,10 +55,14 @@ var errUnreadable = errors.New("a document with invalid UTF-8, a lone surrogate 
 type decoder struct {
 	data      string // of which the decoded strings are parts
 	at        int
+	values    int // decoded so far
 	duplicate *string
 }
 
 func (d *decoder) value(depth int) (any, error) {
+	if d.values++; d.values > maxValues {
+		return nil, fmt.Errorf("more than %d values", maxValues)
+	}
 	switch d.next() {
 	case '{', '[':
 		if depth > maxDepth {

@@ -2,6 +2,7 @@ package sts
 
 import (
 	"context"
+	"crypto/elliptic"
 	"errors"
 	"fmt"
 	"net/http"
@@ -217,6 +218,36 @@ func TestKeysBelongToTheirIssuer(t *testing.T) {
 		with(f.claims, "iss", evil.URL)
 	})
 	b.accepts("control", nil)
+}
+
+// TestNoIssuerSpeaksForAnother has issuers whose keys have the same kid, and
+// tokens of each that are signed by each.
+func TestNoIssuerSpeaksForAnother(t *testing.T) {
+	const number = 32
+	var issuers []Issuer
+	var trust []Statement
+	keys := map[string]signingKey{}
+	for range number {
+		key := newEC("shared", "ES256", elliptic.P256())
+		url := newIssuer(t, key).URL
+		keys[url] = key
+		issuers = append(issuers, Issuer{URL: url, Audiences: []string{audience}})
+		trust = append(trust, Statement{Issuer: url, Conditions: []Condition{{StringEquals, "sub", []string{subject}}}})
+	}
+	b := newParty(t, Strict(), func(c *Config) { c.Issuers, c.Roles[0].Trust = issuers, trust })
+	for issuer := range keys {
+		for signer, key := range keys {
+			said := func(f *forged) {
+				f.key, f.header = key, map[string]any{"alg": "ES256", "kid": "shared"}
+				f.claims["iss"] = issuer
+			}
+			if signer == issuer {
+				b.accepts("control", said)
+			} else {
+				b.refuses("signed by another issuer", CheckSignature, SignatureInvalid, said)
+			}
+		}
+	}
 }
 
 // gate is a handler that holds requests until it is opened.
