@@ -35,11 +35,15 @@ type account struct {
 	s3      string
 }
 
-func newAccount(t testing.TB) *account {
+func newAccount(t testing.TB, change ...func(*Config)) *account {
 	t.Helper()
 	l := ststest.New(t)
 	a := &account{Lab: l, issuer: l.NewIssuer(t)}
-	handler, err := New(a.config())
+	config := a.config()
+	for _, c := range change {
+		c(&config)
+	}
+	handler, err := New(config)
 	if err != nil {
 		t.Fatal(err)
 	}

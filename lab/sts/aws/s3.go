@@ -61,8 +61,8 @@ type s3Request struct {
 	now         time.Time
 }
 
-// S3 returns the account's S3 as far as objects are read: GetObject and
-// HeadObject, of requests that are signed in a header or presigned, at
+// S3 returns the account's S3 as far as objects are read: GetObject, HeadObject
+// and ListObjectsV2, of requests that are signed in a header or presigned, at
 // /BUCKET/KEY or, under the vendor's host names, with the bucket in the name.
 // Answers carry the time of the lab in the Date header.
 func (h *Handler) S3() http.Handler {
@@ -73,7 +73,7 @@ func (h *Handler) S3() http.Handler {
 		header.Set("Date", request.now.UTC().Format(http.TimeFormat))
 		header.Set("Server", "AmazonS3")
 		header.Set("X-Amz-Request-Id", request.id)
-		if e := h.serveObject(w, request); e != nil {
+		if e := h.serve(w, request); e != nil {
 			request.refuse(w, e)
 		}
 	})
@@ -91,7 +91,7 @@ func address(r *http.Request) (bucket, key string) {
 	return bucket, key
 }
 
-func (h *Handler) serveObject(w http.ResponseWriter, r s3Request) *s3Error {
+func (h *Handler) serve(w http.ResponseWriter, r s3Request) *s3Error {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
 		return newS3Error(http.StatusMethodNotAllowed, "MethodNotAllowed", "The specified method is not allowed against this resource.")
@@ -101,42 +101,69 @@ func (h *Handler) serveObject(w http.ResponseWriter, r s3Request) *s3Error {
 		return newS3Error(http.StatusBadRequest, "InvalidURI", "Couldn't parse the specified URI.")
 	}
 	session, e := h.s3Signer(r)
+	var answer func(http.ResponseWriter)
 	used := "s3:GetObject of an unknown object"
-	bucket := h.buckets[r.bucket]
-	object, known := bucket.Objects[r.key]
-	if known {
-		used = "s3:GetObject " + r.bucket + "/" + r.key
-	}
-	if e == nil {
-		e = h.mayRead(r, session, bucket, known)
+	switch bucket := h.buckets[r.bucket]; {
+	case r.isListing():
+		used = "s3:ListBucket of an unknown bucket"
+		if bucket.Name != "" {
+			used = "s3:ListBucket " + bucket.Name
+		}
+		if e == nil {
+			answer, e = h.list(r, session, bucket)
+		}
+	default:
+		object, known := bucket.Objects[r.key]
+		if known {
+			used = "s3:GetObject " + r.bucket + "/" + r.key
+		}
+		if e == nil {
+			e = h.mayRead(r, session, bucket, known)
+		}
+		answer = func(w http.ResponseWriter) { h.serveObject(w, r, object) }
 	}
 	if session != nil {
 		h.record(session.journey, "use", used, e.withoutDetails())
 	}
-	if e != nil {
-		return e
+	if e == nil {
+		answer(w)
 	}
+	return e
+}
+
+func (h *Handler) serveObject(w http.ResponseWriter, r s3Request, object []byte) {
 	header := w.Header()
-	sum := md5.Sum(object)
-	header.Set("ETag", `"`+hex.EncodeToString(sum[:])+`"`)
+	header.Set("ETag", etag(object))
 	header.Set("Content-Type", "binary/octet-stream")
 	if r.Header.Get("Range") == "" && strings.EqualFold(r.Header.Get("X-Amz-Checksum-Mode"), "enabled") {
 		header.Set("X-Amz-Checksum-Crc32", base64.StdEncoding.EncodeToString(binary.BigEndian.AppendUint32(nil, crc32.ChecksumIEEE(object))))
 		header.Set("X-Amz-Checksum-Type", "FULL_OBJECT")
 	}
 	http.ServeContent(w, r.Request, "", h.started, bytes.NewReader(object))
-	return nil
+}
+
+func etag(object []byte) string {
+	sum := md5.Sum(object)
+	return `"` + hex.EncodeToString(sum[:]) + `"`
+}
+
+func noSuchBucket(name string) *s3Error {
+	e := newS3Error(http.StatusNotFound, "NoSuchBucket", "The specified bucket does not exist")
+	e.BucketName = name
+	return e
+}
+
+func notImplemented() *s3Error {
+	return newS3Error(http.StatusNotImplemented, "NotImplemented", "A header or query you provided implies functionality that is not implemented.")
 }
 
 // mayRead says why a session does not get an object, which may not be there.
 func (h *Handler) mayRead(r s3Request, session *session, bucket Bucket, there bool) *s3Error {
 	if bucket.Name == "" {
-		e := newS3Error(http.StatusNotFound, "NoSuchBucket", "The specified bucket does not exist")
-		e.BucketName = r.bucket
-		return e
+		return noSuchBucket(r.bucket)
 	}
-	if r.key == "" || !onlyGetObject(r.query) {
-		return newS3Error(http.StatusNotImplemented, "NotImplemented", "A header or query you provided implies functionality that is not implemented.")
+	if r.key == "" || !onlyThese(r.query) {
+		return notImplemented()
 	}
 	arn := "arn:aws:s3:::" + r.bucket
 	if e := h.mayS3(session, "s3:GetObject", arn+"/"+r.key); there || e != nil {
@@ -151,11 +178,12 @@ func (h *Handler) mayRead(r s3Request, session *session, bucket Bucket, there bo
 	return e
 }
 
-// onlyGetObject says whether a query has nothing that would make the request
-// another one, or the answer another.
-func onlyGetObject(query url.Values) bool {
+// onlyThese says whether a query has, beside the signature and what SDKs add,
+// nothing but the given parameters: nothing that would make the request another
+// one, or the answer another.
+func onlyThese(query url.Values, names ...string) bool {
 	for name := range query {
-		if name != "x-id" && !strings.HasPrefix(name, "X-Amz-") {
+		if name != "x-id" && !strings.HasPrefix(name, "X-Amz-") && !slices.Contains(names, name) {
 			return false
 		}
 	}

@@ -94,6 +94,70 @@ func TestVirtualHost(t *testing.T) {
 	}
 }
 
+// TestList lists with the SDK, which follows the pages.
+func TestList(t *testing.T) {
+	objects := map[string][]byte{}
+	for _, key := range []string{"a b/ü+c", "a b/z", "b/1", "b/2", "c", "d/e/f", "z"} {
+		objects[key] = []byte(key)
+	}
+	a := newAccount(t, func(c *Config) { c.Buckets[0].Objects = objects })
+	client := a.store(a.assume(t, nil), testRegion)
+	everything := []string{"a b/z", "a b/ü+c", "b/1", "b/2", "c", "d/e/f", "z"}
+	for name, test := range map[string]struct {
+		input s3.ListObjectsV2Input
+		want  []string // keys, then prefixes
+	}{
+		"everything":        {s3.ListObjectsV2Input{}, everything},
+		"after a key":       {s3.ListObjectsV2Input{StartAfter: awssdk.String("b/1")}, everything[3:]},
+		"a prefix":          {s3.ListObjectsV2Input{Prefix: awssdk.String("b/")}, everything[2:4]},
+		"nothing":           {s3.ListObjectsV2Input{Prefix: awssdk.String("nothing")}, nil},
+		"folders":           {s3.ListObjectsV2Input{Delimiter: awssdk.String("/")}, []string{"c", "z", "a b/", "b/", "d/"}},
+		"the rest of those": {s3.ListObjectsV2Input{Delimiter: awssdk.String("/"), StartAfter: awssdk.String("b/1")}, []string{"c", "z", "b/", "d/"}},
+		"within a folder":   {s3.ListObjectsV2Input{Delimiter: awssdk.String("/"), Prefix: awssdk.String("d/")}, []string{"d/e/"}},
+	} {
+		for _, size := range []int32{1, 2, 1000, 5000} {
+			test.input.Bucket, test.input.MaxKeys = awssdk.String("demo"), &size
+			var keys, prefixes []string
+			for pages := s3.NewListObjectsV2Paginator(client, &test.input); pages.HasMorePages(); {
+				page, err := pages.NextPage(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if *page.KeyCount > size || int(*page.KeyCount) != len(page.Contents)+len(page.CommonPrefixes) || *page.MaxKeys != min(size, 1000) {
+					t.Errorf("%s: %d of %d in a page of %d", name, len(page.Contents)+len(page.CommonPrefixes), *page.KeyCount, size)
+				}
+				for _, o := range page.Contents {
+					keys = append(keys, *o.Key)
+					if *o.Size != int64(len(*o.Key)) || *o.ETag != etag(objects[*o.Key]) || o.LastModified == nil {
+						t.Errorf("%s: %+v", name, o)
+					}
+				}
+				for _, p := range page.CommonPrefixes {
+					prefixes = append(prefixes, *p.Prefix)
+				}
+			}
+			if got := slices.Concat(keys, prefixes); !slices.Equal(got, test.want) {
+				t.Errorf("%s, %d a page: %q, want %q", name, size, got, test.want)
+			}
+		}
+	}
+	credentials := a.assume(t, nil)
+	list := func(query string) object {
+		return a.getObject(t, credentials, func(c *call) { c.request.URL.Path, c.request.URL.RawQuery = "/demo", "list-type=2&"+query }, nil)
+	}
+	if got := list("encoding-type=url&prefix=a%20b%2F%C3%BC"); !strings.Contains(got.body, "<Key>a+b/%C3%BC%2Bc</Key>") || !strings.Contains(got.body, "<Prefix>a+b/%C3%BC</Prefix>") {
+		t.Errorf("encoded: %s", got.body)
+	}
+	for query, code := range map[string]string{
+		"max-keys=-1": "InvalidArgument", "max-keys=many": "InvalidArgument", "continuation-token=%21": "InvalidArgument", "encoding-type=base64": "InvalidArgument",
+		"fetch-owner=true": "NotImplemented", "max-keys=0": "",
+	} {
+		if got := list(query); got.Code != code {
+			t.Errorf("%s: %d %s", query, got.status, got.body)
+		}
+	}
+}
+
 // object is what a test looks at of an answer of S3.
 type object struct {
 	status int
@@ -132,7 +196,7 @@ func (a *account) getObject(t testing.TB, credentials answer, before func(*call)
 	}
 	status, header, body := a.Do(t, request)
 	got := object{status: status, header: header, body: string(body)}
-	if header.Get("Content-Type") == "application/xml" && len(body) > 0 {
+	if status >= 400 && header.Get("Content-Type") == "application/xml" && len(body) > 0 {
 		if err := xml.Unmarshal(body, &got.s3Error); err != nil {
 			t.Fatalf("%v in %s", err, body)
 		}
@@ -164,6 +228,8 @@ func at(d time.Duration) func(*call) { return func(c *call) { c.at = c.at.Add(d)
 func TestObjectRefused(t *testing.T) {
 	a := newAccount(t)
 	credentials, other := a.assume(t, nil), a.assume(t, nil)
+	getOnly := a.assume(t, url.Values{"Policy": {`{"Statement": {"Effect": "Allow", "Action": "s3:GetObject", "Resource": "*"}}`}})
+	narrow := awssdk.Credentials{AccessKeyID: getOnly.AccessKeyID, SecretAccessKey: getOnly.SecretAccessKey, SessionToken: getOnly.SessionToken}
 	const (
 		wrong   = "The request signature we calculated does not match the signature you provided. Check your key and signing method."
 		skewed  = "The difference between the request time and the current time is too large."
@@ -228,6 +294,11 @@ func TestObjectRefused(t *testing.T) {
 		{"explicit deny", path("/demo/secret"), nil, 403, "AccessDenied", user + `s3:GetObject on resource: "arn:aws:s3:::demo/secret" with an explicit deny in an identity-based policy`},
 		{"not allowed", both(path("/other/greeting"), func(c *call) { c.region = "us-west-2" }), nil, 403, "AccessDenied", user + `s3:GetObject on resource: "arn:aws:s3:::other/greeting" because no identity-based policy allows the s3:GetObject action`},
 		{"list", path("/demo"), nil, 501, "NotImplemented", "A header or query you provided implies functionality that is not implemented."},
+		{"list without permission", func(c *call) {
+			c.request.URL.Path, c.request.URL.RawQuery = "/demo", "list-type=2"
+			c.credentials = narrow
+		}, nil, 403, "AccessDenied", user + `s3:ListBucket on resource: "arn:aws:s3:::demo" because no session policy allows the s3:ListBucket action`},
+		{"list of another bucket", func(c *call) { c.request.URL.Path, c.request.URL.RawQuery = "/nobody", "list-type=2" }, nil, 404, "NoSuchBucket", "The specified bucket does not exist"},
 		{"subresource", func(c *call) { c.request.URL.RawQuery = "acl=" }, nil, 501, "NotImplemented", "A header or query you provided implies functionality that is not implemented."},
 		{"PUT", func(c *call) { c.request.Method = http.MethodPut }, nil, 405, "MethodNotAllowed", "The specified method is not allowed against this resource."},
 	} {
