@@ -14,6 +14,7 @@ import (
 // TestImages: what was built is there, is not built again, and travels in an
 // archive.
 func TestImages(t *testing.T) {
+	t.Parallel()
 	u := newUser(t)
 	needKind(t, u)
 	built := u.start(t, "", "images", "build", "-o", "json").wait(t, kindLimit)

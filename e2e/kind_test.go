@@ -106,6 +106,7 @@ func (d *inDocker) gone(t testing.TB) {
 // TestKind is the life of a lab whose cluster has a node: it does what others
 // do, and is cleaned up after whatever happens to its supervisor.
 func TestKind(t *testing.T) {
+	t.Parallel()
 	u := newUser(t)
 	needKind(t, u)
 	t.Cleanup(func() { u.start(t, "", "down", "--name", labName).wait(t, kindLimit) })

@@ -38,6 +38,7 @@ func TestScenarios(t *testing.T) {
 
 // TestScenariosOnKind is TestScenarios with clusters whose pods are containers.
 func TestScenariosOnKind(t *testing.T) {
+	t.Parallel()
 	u := newUser(t)
 	needKind(t, u)
 	t.Cleanup(func() { u.start(t, "", "down", "--name", labName).wait(t, kindLimit).want(t, 0) })
