@@ -178,6 +178,7 @@ func testSDK(t *testing.T, u *user, info lab.Info) {
 		for want, arguments := range map[string][]string{
 			assumed:                {"sts", "get-caller-identity", "--output", "json"},
 			fixtures.ObjectContent: {"s3", "cp", "s3://demo/greeting", "-"},
+			"greeting":             {"s3", "ls", "s3://demo"},
 		} {
 			command := exec.Command(aws, arguments...)
 			command.Env = environment
