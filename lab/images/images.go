@@ -47,7 +47,7 @@ func NodeRef() (ref, version string) {
 }
 
 // assembly is raised when this package makes another image of the same recipes.
-const assembly = 1
+const assembly = 2
 
 // recipeKey returns a digest of what a node image is made from.
 func recipeKey(recipes fs.FS) string {
