@@ -160,7 +160,9 @@ func TestSDKReadsTooLate(t *testing.T) {
 		<-r.Context().Done()
 	}))
 	n.url = server.URL()
-	if got := n.getAs(t, n.run(t, byTokenExchange, n.token(t, nil))); !strings.Contains(got.Error, "context canceled") {
+	got := n.getAs(t, n.run(t, byTokenExchange, n.token(t, nil)))
+	// On a busy machine, the end of the answer comes before the client sees its own cancellation.
+	if !strings.Contains(got.Error, "context canceled") && !strings.Contains(got.Error, "unexpected end of JSON input") {
 		t.Errorf("the SDK waits for the token now: %+v", got)
 	}
 }
