@@ -31,6 +31,9 @@ const (
 	keySetType    = "application/jwk-set+json"
 )
 
+// noSniff is a header value.
+var noSniff = []string{"nosniff"}
+
 // discoveryPath follows an issuer, but for its trailing slash (OpenID Connect
 // Discovery 1.0 section 4).
 const discoveryPath = "/.well-known/openid-configuration"
@@ -88,7 +91,7 @@ func New(origin string, layout Layout, now func() time.Time) *Front {
 	f := &Front{origin: origin, layout: layout, now: now, mux: http.NewServeMux(), clusters: map[string]*cluster{}, documents: map[string]place{}}
 	f.mux.HandleFunc("/livez", f.live)
 	f.mux.HandleFunc("/readyz", f.ready)
-	f.mux.HandleFunc("/", f.document)
+	f.mux.HandleFunc("/", f.nothing)
 	return f
 }
 
@@ -127,10 +130,10 @@ func (f *Front) Publish(id string, source Source) {
 	c := &cluster{
 		published: make(chan struct{}),
 		discovery: &document{
-			contentType: discoveryType, now: f.now, fetch: source.Discovery,
+			contentType: []string{discoveryType}, now: f.now, fetch: source.Discovery,
 			vet: func(body []byte) error { return vetDiscovery(body, f.IssuerURL(id), f.KeySetURL(id)) },
 		},
-		keys: &document{contentType: keySetType, now: f.now, fetch: source.JWKS, vet: vetKeySet},
+		keys: &document{contentType: []string{keySetType}, now: f.now, fetch: source.JWKS, vet: vetKeySet},
 	}
 	close(c.published)
 	f.mu.Lock()
@@ -211,10 +214,17 @@ func (f *Front) Refresh(ctx context.Context, id string) error {
 
 // ServeHTTP answers the two documents of each cluster, /livez and /readyz.
 func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.Header()["X-Content-Type-Options"] = noSniff
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
 		writeError(w, http.StatusMethodNotAllowed, "method_not_allowed", "only GET and HEAD are answered")
+		return
+	}
+	f.mu.RLock()
+	place, ok := f.documents[r.URL.Path]
+	f.mu.RUnlock()
+	if ok && r.URL.RawPath == "" { // with one, the path was written in another way
+		f.document(w, r, place)
 		return
 	}
 	// ServeMux would redirect unclean paths; an issuer never redirects.
@@ -225,13 +235,14 @@ func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.mux.ServeHTTP(w, r)
 }
 
-func (f *Front) document(w http.ResponseWriter, r *http.Request) {
-	f.mu.RLock()
-	place := f.documents[r.URL.Path]
-	f.mu.RUnlock()
+func (f *Front) nothing(w http.ResponseWriter, _ *http.Request) {
+	writeError(w, http.StatusNotFound, "not_found", "no cluster of this front has a document here")
+}
+
+func (f *Front) document(w http.ResponseWriter, r *http.Request, place place) {
 	c := f.cluster(r.Context(), place.cluster)
-	if c == nil || r.URL.EscapedPath() != r.URL.Path {
-		writeError(w, http.StatusNotFound, "not_found", "no cluster of this front has a document here")
+	if c == nil {
+		f.nothing(w, r)
 		return
 	}
 	if c.discovery == nil {
@@ -259,7 +270,7 @@ func (f *Front) ready(w http.ResponseWriter, r *http.Request) {
 
 // document is one document of one cluster, cached.
 type document struct {
-	contentType string
+	contentType []string // header value, as are those below
 	now         func() time.Time
 	fetch       func(context.Context) ([]byte, time.Duration, error)
 	vet         func([]byte) error
@@ -267,7 +278,8 @@ type document struct {
 	mu      sync.Mutex
 	running chan struct{} // closed when the fetch under way has ended; nil if there is none
 	body    []byte
-	etag    string
+	etag    []string
+	length  []string
 	fetched time.Time
 	fresh   time.Time // until when body may be served without asking
 	tried   time.Time // the last attempt that failed
@@ -276,10 +288,11 @@ type document struct {
 
 // version is a document as it stood at one moment.
 type version struct {
-	body []byte
-	etag string
-	age  time.Duration // since it was fetched
-	left time.Duration // for which it stays fresh; 0 if it is stale
+	body   []byte
+	etag   []string      // header value
+	length []string      // header value
+	age    time.Duration // since it was fetched
+	left   time.Duration // for which it stays fresh; 0 if it is stale
 }
 
 // errSlow is why a stale document is served while its fetch goes on.
@@ -346,12 +359,12 @@ func (d *document) run(ctx context.Context, done chan struct{}) {
 		return
 	}
 	sum := sha256.Sum256(body)
-	d.body, d.etag = body, `"`+hex.EncodeToString(sum[:16])+`"`
+	d.body, d.etag, d.length = body, []string{`"` + hex.EncodeToString(sum[:16]) + `"`}, []string{strconv.Itoa(len(body))}
 	d.fetched, d.fresh, d.err = now, now.Add(min(max(maxAge, minFreshness), maxFreshness)), nil
 }
 
 func (d *document) version(now time.Time) version {
-	return version{body: d.body, etag: d.etag, age: now.Sub(d.fetched), left: max(0, d.fresh.Sub(now))}
+	return version{body: d.body, etag: d.etag, length: d.length, age: now.Sub(d.fetched), left: max(0, d.fresh.Sub(now))}
 }
 
 // expire makes the next get fetch. A fetch that is under way is waited for: it
@@ -378,18 +391,18 @@ func (d *document) serve(w http.ResponseWriter, r *http.Request) {
 		writeError(w, http.StatusServiceUnavailable, "cluster_unavailable", "the cluster's API server does not answer and nothing is cached yet")
 		return
 	}
-	header := w.Header()
-	header.Set("Content-Type", d.contentType)
-	header.Set("Cache-Control", "public, max-age="+strconv.Itoa(int(v.left.Seconds()+0.999)))
-	header.Set("ETag", v.etag)
+	header := w.Header() // whose names are in canonical form here: Set would see to that each time
+	header["Content-Type"] = d.contentType
+	header["Cache-Control"] = []string{"public, max-age=" + strconv.Itoa(int(v.left.Seconds()+0.999))}
+	header["Etag"] = v.etag
 	if err != nil { // stale: RFC 9111 section 5.1
 		header.Set("Age", strconv.Itoa(int(v.age.Seconds())))
 	}
-	if matches(r.Header.Get("If-None-Match"), v.etag) {
+	if matches(r.Header.Get("If-None-Match"), v.etag[0]) {
 		w.WriteHeader(http.StatusNotModified)
 		return
 	}
-	header.Set("Content-Length", strconv.Itoa(len(v.body)))
+	header["Content-Length"] = v.length
 	if r.Method == http.MethodGet {
 		_, _ = w.Write(v.body)
 	}
