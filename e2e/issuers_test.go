@@ -65,7 +65,14 @@ func TestInternalIssuer(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	u.run(t, "cluster", "recreate", "--name", labName).want(t, 0)
+	u.run(t, "clock", "freeze", "--name", labName).want(t, 0) // key caches age by it
+	u.run(t, "exchange", "aws", "--name", labName).want(t, 0)
+	u.run(t, "cluster", "recreate", "--name", labName).want(t, 0, "oidclab clock advance 5m")
+	u.run(t, "exchange", "aws", "--name", labName).want(t, int(problem.Refused), "Couldn't retrieve verification key")
+	u.run(t, "clock", "advance", "5m", "--name", labName).want(t, 0)
+	for _, party := range []string{"aws", "gcp", "azure", "generic"} {
+		u.run(t, "exchange", party, "--name", labName).want(t, 0)
+	}
 	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "later"}}
 	if _, err := core.Namespaces().Create(t.Context(), namespace, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)

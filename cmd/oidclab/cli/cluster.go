@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -53,6 +54,8 @@ func (a *app) clusterRecreateCommand() *cobra.Command {
 		Long: `Make a cluster anew under the same issuer URL: its objects are gone, and one new
 key signs. Trust is bound to the URL, so relying parties follow, but each only when
 its key cache lets it.`,
+		Example: `  oidclab cluster recreate
+  oidclab exchange aws; oidclab clock advance 5m; oidclab exchange aws`,
 		Args: exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withLab(cmd.Context(), func(ctx context.Context, client *control.Client, _ lab.Status) error {
@@ -61,6 +64,7 @@ its key cache lets it.`,
 					return err
 				}
 				a.printf("%s is %s\n", key.ID, key.State)
+				fmt.Fprintln(a.Err, "oidclab: relying parties that have just fetched the former key refuse the new one; most ask again after: oidclab clock advance 5m")
 				return nil
 			})
 		},
